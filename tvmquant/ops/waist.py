@@ -1,0 +1,92 @@
+"""Quantize, dequantize and observe: the operators of the QDQ graph.
+
+Storage is a whole byte (or more) whatever ``bits`` says: TVM's own sub-byte dtypes are broken
+below Relax, packing happens in ``realize``/``pack``.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tvm import relax
+from tvm.ir import TupleType
+
+from tvmquant.ops.registry import make_call, register
+
+
+def _infer_quantize(call: relax.Call, _bb: Any) -> relax.TensorType:
+    return relax.TensorType(call.args[0].ty.shape, str(call.attrs["dtype"]))
+
+
+def _infer_dequantize(call: relax.Call, _bb: Any) -> relax.TensorType:
+    return relax.TensorType(call.args[0].ty.shape, "float32")
+
+
+def _infer_same(call: relax.Call, _bb: Any) -> relax.TensorType:
+    return call.args[0].ty
+
+
+def _infer_params(_call: relax.Call, _bb: Any) -> TupleType:
+    return TupleType([relax.TensorType([], "float32"), relax.TensorType([], "uint8")])
+
+
+register("tvmquant.quantize", 3, _infer_quantize)
+register("tvmquant.dequantize", 3, _infer_dequantize)
+register("tvmquant.observe", 1, _infer_same)
+register("tvmquant.dynamic_quantize_params", 1, _infer_params)
+
+
+def quantize(
+    x: relax.Expr,
+    scale: relax.Expr,
+    zero_point: relax.Expr,
+    *,
+    bits: int,
+    qmin: int,
+    qmax: int,
+    dtype: str,
+    axis: int = 0,
+    block_size: int = 0,
+) -> relax.Call:
+    """Quantize node: ``x`` float32 → ``dtype`` storage with values in ``[qmin, qmax]``.
+
+    ``scale`` float32 and ``zero_point`` (any integer dtype) are scalars, ``[C]`` along ``axis``,
+    or blocked along ``axis``; see :func:`tvmquant.reference.quantize`.
+    """
+    return make_call(
+        "tvmquant.quantize",
+        [x, scale, zero_point],
+        bits=bits,
+        qmin=qmin,
+        qmax=qmax,
+        dtype=dtype,
+        axis=axis,
+        block_size=block_size,
+    )
+
+
+def dequantize(
+    q: relax.Expr,
+    scale: relax.Expr,
+    zero_point: relax.Expr,
+    *,
+    bits: int,
+    axis: int = 0,
+    block_size: int = 0,
+) -> relax.Call:
+    """Dequantize node → float32; see :func:`tvmquant.reference.dequantize`."""
+    return make_call(
+        "tvmquant.dequantize", [q, scale, zero_point], bits=bits, axis=axis, block_size=block_size
+    )
+
+
+def observe(x: relax.Expr, *, name: str, bits: int, symmetric: bool, estimator: str) -> relax.Call:
+    """Mark an activation edge that ``calibrate`` will replace by quantize → dequantize."""
+    return make_call(
+        "tvmquant.observe", [x], name=name, bits=bits, symmetric=symmetric, estimator=estimator
+    )
+
+
+def dynamic_quantize_params(x: relax.Expr) -> relax.Call:
+    """Scale (float32 scalar) and zero point (uint8 scalar) of ``x`` at run time."""
+    return make_call("tvmquant.dynamic_quantize_params", [x])

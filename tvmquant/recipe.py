@@ -1,0 +1,220 @@
+"""Recipes: what to quantize, to how many bits, and how, as plain data (JSON in and out)."""
+
+from __future__ import annotations
+
+import fnmatch
+import json
+import os
+import re
+from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any
+
+from tvmquant.errors import RecipeError, TargetError
+
+BITS = (8, 4, 2, 1)
+GRANULARITIES = ("per_tensor", "per_channel")
+REQUANTIZE = ("float", "fixed_point", "power_of_two")
+ESTIMATORS = ("minmax", "percentile", "mse")
+
+
+@dataclass(frozen=True)
+class QuantSpec:
+    """How one kind of tensor is quantized.
+
+    Attributes
+    ----------
+    bits : int
+        8, 4, 2 or 1.
+    symmetric : bool
+        Range symmetric around zero. Weights always are.
+    granularity : str
+        ``per_tensor`` (one scale) or ``per_channel`` (one scale an output channel, weights only).
+    estimator : str
+        Range estimator by name, see ``tvmquant.calibration``.
+    """
+
+    bits: int = 8
+    symmetric: bool = False
+    granularity: str = "per_tensor"
+    estimator: str = "minmax"
+
+    def __post_init__(self) -> None:
+        _one_of("bits", self.bits, BITS)
+        _one_of("granularity", self.granularity, GRANULARITIES)
+        _one_of("estimator", self.estimator, ESTIMATORS)
+
+
+@dataclass(frozen=True)
+class LayerRule:
+    """Override for the layers whose name matches ``pattern`` (shell wildcards); later rules win.
+
+    ``None`` keeps the recipe's value; ``quantize=False`` leaves the layer in float.
+    """
+
+    pattern: str
+    weight_bits: int | None = None
+    activation_bits: int | None = None
+    quantize: bool = True
+
+    def __post_init__(self) -> None:
+        for name in ("weight_bits", "activation_bits"):
+            if getattr(self, name) is not None:
+                _one_of(name, getattr(self, name), BITS)
+
+
+@dataclass(frozen=True)
+class LayerBits:
+    """The decision for one layer."""
+
+    weight_bits: int
+    activation_bits: int
+    quantize: bool = True
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything that decides the numbers of a quantized network.
+
+    Attributes
+    ----------
+    weights, activations : QuantSpec
+        Defaults for every layer.
+    first_last_bits : int or None
+        Bits (weights and input activations) of the first and last compute layers; ``None``
+        treats them like all others.
+    requantize : str
+        ``float``, ``fixed_point`` or ``power_of_two``, see ``tvmquant.reference.requantize``.
+    percentile : float
+        Share of values kept by the ``percentile`` estimator, in percent.
+    layers : tuple of LayerRule
+        Overrides by layer name.
+    """
+
+    weights: QuantSpec = field(
+        default_factory=lambda: QuantSpec(symmetric=True, granularity="per_channel")
+    )
+    activations: QuantSpec = field(default_factory=QuantSpec)
+    first_last_bits: int | None = 8
+    requantize: str = "float"
+    percentile: float = 99.99
+    layers: tuple[LayerRule, ...] = ()
+
+    def __post_init__(self) -> None:
+        _one_of("requantize", self.requantize, REQUANTIZE)
+        if self.first_last_bits is not None:
+            _one_of("first_last_bits", self.first_last_bits, BITS)
+        if not 50 < self.percentile <= 100:
+            raise RecipeError(f"percentile must lie in (50, 100], got {self.percentile}")
+        if not self.weights.symmetric:
+            raise RecipeError("weights must be symmetric: set weights.symmetric to true")
+        if self.activations.granularity != "per_tensor":
+            raise RecipeError("activations must be per_tensor: integer kernels need one scale")
+
+    @classmethod
+    def for_bits(cls, bits: int | str, **changes: Any) -> Recipe:
+        """Recipe of a precision name: ``8``, ``4``, ``2``, ``1`` or ``"w4a8"``."""
+        weight_bits, activation_bits = parse_bits(bits)
+        return cls().with_bits(weight_bits, activation_bits, **changes)
+
+    def with_bits(self, weight_bits: int, activation_bits: int, **changes: Any) -> Recipe:
+        """Copy with other default bits (weights below 8 bits get the MSE range search)."""
+        weights = replace(
+            self.weights, bits=weight_bits, estimator="mse" if weight_bits < 8 else "minmax"
+        )
+        return replace(
+            self,
+            weights=weights,
+            activations=replace(self.activations, bits=activation_bits),
+            **changes,
+        )
+
+    def bits_for(self, name: str, *, first_or_last: bool = False) -> LayerBits:
+        """Bits of the layer ``name``."""
+        weight_bits, activation_bits = self.weights.bits, self.activations.bits
+        if first_or_last and self.first_last_bits is not None:
+            weight_bits = max(weight_bits, self.first_last_bits)
+            activation_bits = max(activation_bits, self.first_last_bits)
+        decision = LayerBits(weight_bits, activation_bits)
+        for rule in self.layers:
+            if fnmatch.fnmatchcase(name, rule.pattern):
+                decision = LayerBits(
+                    rule.weight_bits or decision.weight_bits,
+                    rule.activation_bits or decision.activation_bits,
+                    rule.quantize,
+                )
+        return decision
+
+    @property
+    def precision(self) -> str:
+        """Precision name, for example ``w4a8``."""
+        return f"w{self.weights.bits}a{self.activations.bits}"
+
+    def to_json(self) -> str:
+        """Serialise; :meth:`from_json` reads it back."""
+        return json.dumps(asdict(self), indent=2)
+
+    @classmethod
+    def from_json(cls, text: str) -> Recipe:
+        """Read a recipe; missing keys take their defaults, unknown ones raise ``RecipeError``."""
+        try:
+            data = json.loads(text)
+        except json.JSONDecodeError as error:
+            raise RecipeError(f"recipe is not valid JSON: {error}") from None
+        if not isinstance(data, dict):
+            raise RecipeError("recipe must be a JSON object")
+        defaults = cls()
+        for key in ("weights", "activations"):
+            if key in data:
+                data[key] = _build(QuantSpec, {**asdict(getattr(defaults, key)), **data[key]}, key)
+        if "layers" in data:
+            data["layers"] = tuple(_build(LayerRule, rule, "layers") for rule in data["layers"])
+        return _build(cls, data, "recipe")
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the recipe as JSON."""
+        Path(path).write_text(self.to_json() + "\n", encoding="utf-8")
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Recipe:
+        """Read a recipe file; ``RecipeError`` names the file when it is missing or wrong."""
+        try:
+            text = Path(path).read_text(encoding="utf-8")
+        except OSError as error:
+            raise RecipeError(f"cannot read recipe {path}: {error.strerror}") from None
+        try:
+            return cls.from_json(text)
+        except RecipeError as error:
+            raise RecipeError(f"{path}: {error}") from None
+
+
+def parse_bits(bits: int | str) -> tuple[int, int]:
+    """Weight and activation bits of a precision name: ``8`` → (8, 8), ``"w4a8"`` → (4, 8)."""
+    text = str(bits).strip().lower()
+    match = re.fullmatch(r"w(\d+)a(\d+)", text) or re.fullmatch(r"(\d+)", text)
+    if match:
+        numbers = [int(group) for group in match.groups()]
+        pair = (numbers[0], numbers[-1])
+        if all(number in BITS for number in pair):
+            return pair
+    raise TargetError(f"unknown precision {bits!r}: use 8, 4, 2, 1 or a name such as 'w4a8'")
+
+
+def _one_of(name: str, value: Any, allowed: tuple) -> None:
+    if value not in allowed:
+        raise RecipeError(f"{name} must be one of {', '.join(map(str, allowed))}, got {value!r}")
+
+
+def _build(kind: type, data: Any, where: str) -> Any:
+    if not isinstance(data, dict):
+        raise RecipeError(f"{where} must be a JSON object, got {type(data).__name__}")
+    known = {f.name for f in fields(kind)}
+    unknown = sorted(set(data) - known)
+    if unknown:
+        raise RecipeError(
+            f"{where}: unknown key {', '.join(unknown)}; known are {', '.join(sorted(known))}"
+        )
+    try:
+        return kind(**data)
+    except TypeError as error:
+        raise RecipeError(f"{where}: {error}") from None

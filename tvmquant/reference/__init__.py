@@ -1,0 +1,38 @@
+"""NumPy meaning of every integer operator: exact, slow, readable.
+
+Every kernel on every device must equal these functions bit for bit. Activations are stored as
+``uint8`` whatever their bits (``q`` in ``0 … 2**bits - 1``), weights as ``int8``; feature maps
+are channels-last.
+"""
+
+from tvmquant.reference.elementwise import add, lut, multiply
+from tvmquant.reference.linear import batch_matmul, conv2d, matmul
+from tvmquant.reference.pooling import avg_pool2d, max_pool2d, mean
+from tvmquant.reference.quantize import (
+    dequantize,
+    dynamic_quantize_params,
+    pack_bits,
+    quantize,
+    unpack_bits,
+)
+from tvmquant.reference.requantize import FLAVOURS, make_requantize_params, requantize
+
+__all__ = [
+    "FLAVOURS",
+    "add",
+    "avg_pool2d",
+    "batch_matmul",
+    "conv2d",
+    "dequantize",
+    "dynamic_quantize_params",
+    "lut",
+    "make_requantize_params",
+    "matmul",
+    "max_pool2d",
+    "mean",
+    "multiply",
+    "pack_bits",
+    "quantize",
+    "requantize",
+    "unpack_bits",
+]
