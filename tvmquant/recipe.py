@@ -118,14 +118,15 @@ class Recipe:
         return cls().with_bits(weight_bits, activation_bits, **changes)
 
     def with_bits(self, weight_bits: int, activation_bits: int, **changes: Any) -> Recipe:
-        """Copy with other default bits (weights below 8 bits get the MSE range search)."""
-        weights = replace(
-            self.weights, bits=weight_bits, estimator="mse" if weight_bits < 8 else "minmax"
-        )
+        """Copy with other default bits; below 8 bits the range is searched (``mse``)."""
+
+        def spec(old: QuantSpec, bits: int) -> QuantSpec:
+            return replace(old, bits=bits, estimator="mse" if bits < 8 else "minmax")
+
         return replace(
             self,
-            weights=weights,
-            activations=replace(self.activations, bits=activation_bits),
+            weights=spec(self.weights, weight_bits),
+            activations=spec(self.activations, activation_bits),
             **changes,
         )
 

@@ -33,6 +33,7 @@ def _infer_params(_call: relax.Call, _bb: Any) -> TupleType:
 register("tvmquant.quantize", 3, _infer_quantize)
 register("tvmquant.dequantize", 3, _infer_dequantize)
 register("tvmquant.observe", 1, _infer_same)
+register("tvmquant.observe_weight", 1, _infer_same)
 register("tvmquant.dynamic_quantize_params", 1, _infer_params)
 
 
@@ -80,10 +81,36 @@ def dequantize(
     )
 
 
-def observe(x: relax.Expr, *, name: str, bits: int, symmetric: bool, estimator: str) -> relax.Call:
-    """Mark an activation edge that ``calibrate`` will replace by quantize → dequantize."""
+def observe(
+    x: relax.Expr, *, name: str, bits: int, symmetric: bool, estimator: str, group: str = ""
+) -> relax.Call:
+    """Mark an activation edge that ``calibrate`` will replace by quantize → dequantize.
+
+    Edges of one ``group`` share their statistics and so their scale and zero point.
+    """
     return make_call(
-        "tvmquant.observe", [x], name=name, bits=bits, symmetric=symmetric, estimator=estimator
+        "tvmquant.observe",
+        [x],
+        name=name,
+        bits=bits,
+        symmetric=symmetric,
+        estimator=estimator,
+        group=group,
+    )
+
+
+def observe_weight(
+    w: relax.Expr, *, name: str, bits: int, granularity: str, estimator: str, axis: int
+) -> relax.Call:
+    """Mark a float weight constant that ``calibrate`` will replace by dequantize(integers)."""
+    return make_call(
+        "tvmquant.observe_weight",
+        [w],
+        name=name,
+        bits=bits,
+        granularity=granularity,
+        estimator=estimator,
+        axis=axis,
     )
 
 

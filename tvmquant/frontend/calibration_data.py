@@ -1,0 +1,245 @@
+"""Reading calibration data: whatever the user has, one checked batch at a time.
+
+Accepted sources:
+
+- an array, for a model with one input: ``[samples, ...]``, cut into the model's batches;
+- a list or any iterable of samples, each a dictionary by input name, a tuple in input order, or
+  an array for a model with one input; generators are read once, nothing is held;
+- a dictionary of arrays ``[samples, ...]`` by input name;
+- a calibration data reader of ONNX Runtime (``get_next``, ``rewind``);
+- the path of an ``.npz`` file with such a dictionary.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tvmquant.errors import CalibrationError
+from tvmquant.frontend.inputs import InputInfo
+from tvmquant.frontend.samples import check_sample
+
+Batch = dict[str, np.ndarray]
+
+
+class CalibrationSource:
+    """Calibration data of any accepted kind, readable once from start to end.
+
+    Parameters
+    ----------
+    data : object
+        See the module. Another ``CalibrationSource`` is passed through by :meth:`of`.
+
+    Raises
+    ------
+    CalibrationError
+        ``data`` is of a kind that cannot be read, or its file is missing or damaged.
+    """
+
+    def __init__(self, data: Any) -> None:
+        self._open = _opener(data)
+        self._stream: Iterator[Any] | None = None
+
+    @classmethod
+    def of(cls, data: Any) -> CalibrationSource:
+        """Wrap ``data`` unless it is wrapped already."""
+        return data if isinstance(data, cls) else cls(data)
+
+    def peek(self, inputs: Sequence[InputInfo]) -> Batch:
+        """First sample, unchecked and not consumed: its shapes can fix those of the model.
+
+        Open dimensions of ``inputs`` are ``None``; whole arrays are cut into samples of one row
+        where the batch is open.
+        """
+        stream = self._samples(inputs)
+        first = next(stream, None)
+        if first is None:
+            raise CalibrationError("calibration data is empty")
+        # Arrays are cut again once the batch is known; other sources are read only once.
+        self._stream = None if self._open.repeatable else itertools.chain([first], stream)
+        return _by_name(first, inputs, 0)
+
+    def batches(self, inputs: Sequence[InputInfo]) -> Iterator[Batch]:
+        """Checked samples in the shapes and dtypes of ``inputs``.
+
+        Raises
+        ------
+        CalibrationError
+            While iterating: no sample at all, an unknown or missing input, a wrong shape or kind
+            of dtype, NaN or infinity; the message names the input and the sample's number.
+        """
+        stream, self._stream = self._stream or self._samples(inputs), None
+        count = 0
+        for count, sample in enumerate(stream, 1):
+            yield check_sample(_by_name(sample, inputs, count - 1), inputs, count - 1)
+        if not count:
+            raise CalibrationError("calibration data is empty")
+
+    def _samples(self, inputs: Sequence[InputInfo]) -> Iterator[Any]:
+        return self._open(inputs)
+
+
+def calibration_batches(data: Any, inputs: Sequence[InputInfo]) -> Iterator[Batch]:
+    """Read calibration data.
+
+    Parameters
+    ----------
+    data : object
+        See the module.
+    inputs : sequence of InputInfo
+        The model's inputs, shapes fixed.
+
+    Yields
+    ------
+    dict of str to np.ndarray
+        One batch by input name, in the model's shapes and dtypes.
+    """
+    yield from CalibrationSource.of(data).batches(inputs)
+
+
+def synthetic_batches(
+    inputs: Sequence[InputInfo], count: int = 8, seed: int = 0
+) -> Iterator[Batch]:
+    """Random batches: normal noise for float inputs, 0 and 1 for integer and boolean ones."""
+    rng = np.random.default_rng(seed)
+    for _ in range(count):
+        yield {
+            info.name: rng.standard_normal(info.shape).astype(info.dtype)
+            if np.dtype(info.dtype).kind == "f"
+            else rng.integers(0, 2, info.shape).astype(info.dtype)
+            for info in inputs
+        }
+
+
+class _Opener:
+    """Makes an iterator of samples; ``repeatable`` when each call starts anew."""
+
+    def __init__(self, make: Callable[..., Iterator[Any]], *, repeatable: bool) -> None:
+        self.make, self.repeatable = make, repeatable
+
+    def __call__(self, inputs: Sequence[InputInfo]) -> Iterator[Any]:
+        return self.make(inputs)
+
+
+def _opener(data: Any) -> _Opener:
+    if isinstance(data, str | os.PathLike):
+        arrays = _read_npz(Path(data))
+        return _Opener(lambda inputs: _cut(_named_arrays(arrays, inputs), inputs), repeatable=True)
+    if isinstance(data, np.ndarray):
+        return _Opener(lambda inputs: _cut(_single(data, inputs), inputs), repeatable=True)
+    if isinstance(data, Mapping):
+        arrays = {str(name): np.asarray(array) for name, array in data.items()}
+        return _Opener(lambda inputs: _cut(arrays, inputs), repeatable=True)
+    if hasattr(data, "get_next"):
+        return _Opener(lambda inputs: _read_reader(data), repeatable=False)
+    if isinstance(data, Iterable):
+        return _Opener(lambda inputs: iter(data), repeatable=False)
+    raise CalibrationError(
+        f"cannot read calibration data of type {type(data).__name__}: pass an array, a list of "
+        "samples, a generator of dictionaries, a CalibrationDataReader or the path of an .npz file"
+    )
+
+
+def _read_npz(path: Path) -> Batch:
+    if not path.is_file():
+        raise CalibrationError(f"calibration file {path} does not exist")
+    try:
+        with np.load(path, allow_pickle=False) as stored:
+            if isinstance(stored, np.ndarray):
+                return {"x": stored}
+            return {name: stored[name] for name in stored.files}
+    except (OSError, ValueError, EOFError, KeyError) as error:
+        raise CalibrationError(f"cannot read calibration file {path}: {error}") from None
+    except Exception as error:  # zipfile and zlib have their own error classes
+        raise CalibrationError(f"calibration file {path} is damaged: {error}") from None
+
+
+def _named_arrays(arrays: Batch, inputs: Sequence[InputInfo]) -> Batch:
+    """Arrays of a file under the names of the inputs; results stored beside them are left."""
+    found = {}
+    for info in inputs:
+        for key in (info.name, f"in:{info.name}"):
+            if key in arrays:
+                found[info.name] = arrays[key]
+                break
+    if not found and len(inputs) == 1 and (len(arrays) == 1 or "x" in arrays):
+        return {inputs[0].name: arrays.get("x", next(iter(arrays.values())))}
+    if len(found) < len(inputs):
+        missing = ", ".join(f"'{info.name}'" for info in inputs if info.name not in found)
+        known = ", ".join(f"'{key}'" for key in arrays)
+        raise CalibrationError(f"the calibration file has no array for {missing}; it has {known}")
+    return found
+
+
+def _single(array: np.ndarray, inputs: Sequence[InputInfo]) -> Batch:
+    if len(inputs) != 1:
+        names = ", ".join(f"'{info.name}'" for info in inputs)
+        raise CalibrationError(
+            f"the model has {len(inputs)} inputs ({names}): pass calibration samples as "
+            "dictionaries by input name"
+        )
+    return {inputs[0].name: array}
+
+
+def _cut(arrays: Batch, inputs: Sequence[InputInfo]) -> Iterator[Batch]:
+    """Cut arrays of many samples into the model's batches; a last short batch is dropped."""
+    batch = {info.name: info for info in inputs}
+    pieces = {}
+    for name, array in arrays.items():
+        info = batch.get(name)
+        if info is None or not info.shape or array.ndim == 0:
+            # Unknown names are reported by the check; a scalar serves every sample.
+            pieces[name] = itertools.repeat(array)
+            continue
+        if array.ndim == len(info.shape) + 1:  # [samples, batch, ...]
+            pieces[name] = iter(array)
+            continue
+        size = info.shape[0] or 1
+        if 0 < len(array) < size:
+            raise CalibrationError(
+                f"calibration data of input '{name}' has {len(array)} samples, one batch of the "
+                f"model needs {size}"
+            )
+        pieces[name] = (array[i : i + size] for i in range(0, len(array) - size + 1, size))
+    counted = [name for name, piece in pieces.items() if not isinstance(piece, itertools.repeat)]
+    if pieces and not counted:
+        yield {name: next(piece) for name, piece in pieces.items()}
+        return
+    for parts in zip(*pieces.values()):
+        yield dict(zip(pieces, parts))
+
+
+def _read_reader(reader: Any) -> Iterator[Any]:
+    if hasattr(reader, "rewind"):
+        try:
+            reader.rewind()
+        except NotImplementedError:  # the base class of ONNX Runtime only raises
+            pass
+    while (sample := reader.get_next()) is not None:
+        yield sample
+
+
+def _by_name(sample: Any, inputs: Sequence[InputInfo], index: int) -> Batch:
+    if isinstance(sample, Mapping):
+        return {str(name): np.asarray(array) for name, array in sample.items()}
+    if isinstance(sample, tuple | list) and len(inputs) > 1:
+        if len(sample) != len(inputs):
+            raise CalibrationError(
+                f"calibration sample {index} has {len(sample)} arrays, the model "
+                f"{len(inputs)} inputs"
+            )
+        return {info.name: np.asarray(array) for info, array in zip(inputs, sample)}
+    if isinstance(sample, tuple) and len(sample) == 1:
+        sample = sample[0]
+    array = np.asarray(sample)
+    if array.dtype == object:
+        raise CalibrationError(
+            f"calibration sample {index} is a {type(sample).__name__}; pass an array or a "
+            "dictionary by input name"
+        )
+    return _single(array, inputs)

@@ -1,0 +1,83 @@
+"""Checking one calibration sample against the model's inputs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from tvmquant.errors import CalibrationError
+from tvmquant.frontend.inputs import InputInfo
+
+
+def check_sample(
+    sample: Mapping[str, np.ndarray], inputs: Sequence[InputInfo], index: int
+) -> dict[str, np.ndarray]:
+    """Sample with every input in its shape and dtype.
+
+    Only conversions that keep the values pass: float64 to float32, integers that fit. A missing
+    leading dimension of length 1 is added.
+
+    Parameters
+    ----------
+    sample : mapping of str to np.ndarray
+    inputs : sequence of InputInfo
+    index : int
+        Number of the sample, for messages.
+
+    Raises
+    ------
+    CalibrationError
+        Names the input, the sample, what was expected and what was found.
+    """
+    known = [info.name for info in inputs]
+    unknown = [name for name in sample if name not in known]
+    if unknown:
+        raise CalibrationError(
+            f"calibration sample {index} has an array '{unknown[0]}', but the model's inputs are "
+            + ", ".join(f"'{name}'" for name in known)
+        )
+    checked = {}
+    for info in inputs:
+        if info.name not in sample:
+            raise CalibrationError(f"calibration sample {index} has no array for {info}")
+        checked[info.name] = _check(np.asarray(sample[info.name]), info, index)
+    return checked
+
+
+def _check(array: np.ndarray, info: InputInfo, index: int) -> np.ndarray:
+    shape = info.shape
+    if array.shape != shape:
+        if (1, *array.shape) != shape:
+            raise CalibrationError(
+                f"calibration sample {index}: {info} got an array of shape {list(array.shape)}, "
+                f"expected {list(shape)}"
+            )
+        array = array[None]
+    converted = _convert(array, np.dtype(info.dtype))
+    if converted is None:
+        hint = ""
+        if array.dtype == np.uint8 and np.dtype(info.dtype).kind == "f":
+            hint = "; scale raw pixels as the model was trained (for example x / 255) first"
+        raise CalibrationError(
+            f"calibration sample {index}: {info} got {array.dtype} values, expected "
+            f"{info.dtype}{hint}"
+        )
+    if converted.dtype.kind == "f" and not np.isfinite(converted).all():
+        raise CalibrationError(f"calibration sample {index}: {info} has NaN or infinite values")
+    return converted
+
+
+def _convert(array: np.ndarray, dtype: np.dtype) -> np.ndarray | None:
+    """Array in ``dtype``, ``None`` when that could change values."""
+    if array.dtype == dtype:
+        return array
+    # Low-bit ONNX integers of ml_dtypes are void or custom kinds to NumPy.
+    integer = array.dtype.kind in "iub" or array.dtype.name.startswith(("int", "uint"))
+    if array.dtype.kind == "f" and dtype.kind == "f":
+        with np.errstate(over="ignore"):  # an overflow is reported as infinite
+            return array.astype(dtype)
+    if integer and dtype.kind in "iu" and array.dtype.kind != "b":
+        converted = array.astype(dtype)
+        return converted if np.array_equal(converted.astype(np.int64), array) else None
+    return None

@@ -1,0 +1,103 @@
+"""Float convolution and pooling in NumPy (BLAS does the work)."""
+
+from __future__ import annotations
+
+import numpy as np
+from tvm import relax
+
+from tvmquant.ops.integer import ints
+from tvmquant.reference.pooling import pool_geometry
+
+
+def conv2d(args: list, call: relax.Call) -> np.ndarray:
+    """2-D convolution in either layout; an int32-exact variant is not needed before realize."""
+    x, w = args
+    attrs = call.attrs
+    nhwc = str(attrs["data_layout"]) == "NHWC"
+    x = x if nhwc else x.transpose(0, 2, 3, 1)
+    w = w if str(attrs["kernel_layout"]) == "OHWI" else w.transpose(0, 2, 3, 1)
+    (sh, sw), (dh, dw) = ints(attrs["strides"]), ints(attrs["dilation"])
+    top, left, bottom, right = ints(attrs["padding"])
+    groups = int(attrs["groups"])
+    x = np.pad(x, ((0, 0), (top, bottom), (left, right), (0, 0)))
+    n, h, wd, c = x.shape
+    o, kh, kw, cg = w.shape
+    oh = (h - (kh - 1) * dh - 1) // sh + 1
+    ow = (wd - (kw - 1) * dw - 1) // sw + 1
+
+    def tap(i: int, j: int) -> np.ndarray:
+        rows = slice(i * dh, i * dh + (oh - 1) * sh + 1, sh)
+        cols = slice(j * dw, j * dw + (ow - 1) * sw + 1, sw)
+        return x[:, rows, cols]
+
+    if cg == 1 and groups == c and o == c:
+        out = np.zeros((n, oh, ow, o), x.dtype)
+        for i in range(kh):
+            for j in range(kw):
+                out += tap(i, j) * w[:, i, j, 0]
+    elif groups == 1:
+        patches = [tap(i, j) for i in range(kh) for j in range(kw)]
+        columns = patches[0] if len(patches) == 1 else np.concatenate(patches, -1)
+        out = columns.reshape(-1, kh * kw * c) @ w.reshape(o, -1).T
+        out = out.reshape(n, oh, ow, o)
+    else:
+        og = o // groups
+        out = np.zeros((groups, n * oh * ow, og), x.dtype)
+        for i in range(kh):
+            for j in range(kw):
+                part = tap(i, j).reshape(-1, groups, cg).transpose(1, 0, 2)
+                out += part @ w[:, i, j].reshape(groups, og, cg).transpose(0, 2, 1)
+        out = out.transpose(1, 0, 2).reshape(n, oh, ow, o)
+    return out if nhwc else np.ascontiguousarray(out.transpose(0, 3, 1, 2))
+
+
+def pool2d(args: list, call: relax.Call) -> np.ndarray:
+    """Max or average pooling in either layout."""
+    attrs = call.attrs
+    nhwc = str(attrs["layout"]) == "NHWC"
+    x = args[0] if nhwc else args[0].transpose(0, 2, 3, 1)
+    size, strides, dilation = (ints(attrs[k]) for k in ("pool_size", "strides", "dilation"))
+    top, left, bottom, right = ints(attrs["padding"])
+    ceil = bool(attrs["ceil_mode"])
+    is_max = str(call.op.name).endswith("max_pool2d")
+    n, h, w, c = x.shape
+    oh = pool_geometry(h, size[0], strides[0], top, bottom, dilation[0], ceil)
+    ow = pool_geometry(w, size[1], strides[1], left, right, dilation[1], ceil)
+    need_h = max((oh - 1) * strides[0] + (size[0] - 1) * dilation[0] + 1, h + top)
+    need_w = max((ow - 1) * strides[1] + (size[1] - 1) * dilation[1] + 1, w + left)
+    padded = np.full((n, need_h, need_w, c), -np.inf if is_max else 0, x.dtype)
+    padded[:, top : top + h, left : left + w] = x
+    out: np.ndarray | None = None
+    for i in range(size[0]):
+        for j in range(size[1]):
+            i0, j0 = i * dilation[0], j * dilation[1]
+            rows = slice(i0, i0 + (oh - 1) * strides[0] + 1, strides[0])
+            cols = slice(j0, j0 + (ow - 1) * strides[1] + 1, strides[1])
+            part = padded[:, rows, cols]
+            if out is None:
+                out = part.copy()
+            else:
+                (np.maximum if is_max else np.add)(out, part, out=out)
+    if not is_max:
+        divisor = window_counts((h, w), (oh, ow), call)
+        out = out / divisor[..., None].astype(x.dtype)
+    return out if nhwc else np.ascontiguousarray(out.transpose(0, 3, 1, 2))
+
+
+def window_counts(size: tuple[int, int], out: tuple[int, int], call: relax.Call) -> np.ndarray:
+    """Divisor of every average-pooling window, float64 ``[OH, OW]``.
+
+    With ``count_include_pad`` the cells of the padding count, those beyond it (``ceil_mode``)
+    never do.
+    """
+    attrs = call.attrs
+    top, left, bottom, right = ints(attrs["padding"])
+    include = bool(attrs["count_include_pad"])
+    counts = []
+    for axis, (before, after) in enumerate(((top, bottom), (left, right))):
+        length, n_out = size[axis], out[axis]
+        k, s, d = (ints(attrs[key])[axis] for key in ("pool_size", "strides", "dilation"))
+        cells = np.arange(n_out)[:, None] * s + np.arange(k) * d - before
+        low, high = (-before, length + after) if include else (0, length)
+        counts.append(((cells >= low) & (cells < high)).sum(1))
+    return np.maximum(np.outer(*counts), 1).astype(np.float64)

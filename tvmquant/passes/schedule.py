@@ -1,0 +1,51 @@
+"""Give every PrimFunc that has no schedule yet a default one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import tvm
+from tvm import tirx
+
+from tvmquant.schedules.default import schedule_function
+from tvmquant.targets.device import Device
+
+SCHEDULED = "tvmquant.scheduled"
+RULES = "tvmquant.rules"
+UNSCHEDULED = "tvmquant.unscheduled"
+
+
+@dataclass(frozen=True)
+class ScheduleFunctions:
+    """Module pass: schedule the functions that are not marked ``tvmquant.scheduled``.
+
+    It never fails a compilation: a function that no rule fits stays as it is. The names of
+    those are listed in the module attribute ``tvmquant.unscheduled``.
+
+    Attributes
+    ----------
+    device : Device
+    """
+
+    device: Device
+
+    def __call__(self, mod: tvm.IRModule) -> tvm.IRModule:
+        """Return a new module; Relax functions are untouched."""
+        functions, left = {}, []
+        for var, func in mod.functions.items():
+            functions[var] = func
+            if not isinstance(func, tirx.PrimFunc) or _is_marked(func):
+                continue
+            scheduled = schedule_function(func, self.device)
+            if scheduled is None:
+                left.append(var.name_hint)
+                continue
+            functions[var] = scheduled.function.with_attr(
+                {SCHEDULED: True, RULES: list(scheduled.rules)}
+            )
+        out = tvm.IRModule(functions, attrs=mod.attrs, global_infos=mod.global_infos)
+        return out.with_attr(UNSCHEDULED, left)
+
+
+def _is_marked(func: tirx.PrimFunc) -> bool:
+    return bool(func.attrs and SCHEDULED in func.attrs)

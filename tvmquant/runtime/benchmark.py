@@ -1,0 +1,110 @@
+"""Timing whole runs."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import psutil
+
+from tvmquant.errors import InputError
+from tvmquant.runtime.threads import use_threads
+
+MEGABYTE = 1e6
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """Times of whole runs.
+
+    Attributes
+    ----------
+    median_ms, p10_ms, p90_ms, min_ms : float
+        Milliseconds a run.
+    fps : float
+        Runs a second at the median.
+    peak_memory_mb, resident_memory_mb : float
+        Memory of the whole process, Python and TVM included, in 10**6 bytes: the most since its
+        start, and now. Read them in a process that only ran the model (``tvmquant bench``).
+    threads, warmup, repeats : int
+    """
+
+    median_ms: float
+    p10_ms: float
+    p90_ms: float
+    min_ms: float
+    fps: float
+    peak_memory_mb: float
+    resident_memory_mb: float
+    threads: int
+    warmup: int
+    repeats: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain Python values, ready for JSON."""
+        return asdict(self)
+
+    def __str__(self) -> str:
+        return (
+            f"median {self.median_ms:.3f} ms (p10 {self.p10_ms:.3f}, p90 {self.p90_ms:.3f}, "
+            f"min {self.min_ms:.3f}), {self.fps:.1f} runs/s, {self.threads} thread(s), "
+            f"{self.repeats} repeats; memory {self.resident_memory_mb:.0f} MB now, "
+            f"{self.peak_memory_mb:.0f} MB at most"
+        )
+
+
+def measure(
+    run: Callable[[], Any],
+    *,
+    warmup: int,
+    repeats: int,
+    threads: int,
+    progress: Callable[[str, int, int], None] | None = None,
+) -> Benchmark:
+    """Time ``run`` with ``threads`` threads; see :class:`Benchmark`.
+
+    Raises
+    ------
+    InputError
+        If a number is out of range.
+    """
+    if repeats < 1 or warmup < 0:
+        raise InputError(f"repeats must be at least 1 and warmup 0, got {repeats} and {warmup}")
+    times = []
+    with use_threads(threads) as used:
+        for _ in range(warmup):
+            run()
+        for index in range(repeats):
+            start = time.perf_counter_ns()
+            run()
+            times.append((time.perf_counter_ns() - start) / 1e6)
+            if progress is not None:
+                progress("benchmark", index + 1, repeats)
+    p10, median, p90 = (float(value) for value in np.percentile(times, [10, 50, 90]))
+    resident = psutil.Process().memory_info().rss / MEGABYTE
+    return Benchmark(
+        median_ms=median,
+        p10_ms=p10,
+        p90_ms=p90,
+        min_ms=min(times),
+        fps=1e3 / median,
+        peak_memory_mb=max(_peak_memory(), resident),
+        resident_memory_mb=resident,
+        threads=used,
+        warmup=warmup,
+        repeats=repeats,
+    )
+
+
+def _peak_memory() -> float:
+    if sys.platform == "win32":
+        return psutil.Process().memory_info().peak_wset / MEGABYTE
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    # Kilobytes everywhere but on macOS.
+    return peak * (1 if sys.platform == "darwin" else 1024) / MEGABYTE

@@ -1,0 +1,213 @@
+"""A compiled model: call it, save it, measure it."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tvm
+from tvm import relax
+
+from tvmquant.errors import TargetError
+from tvmquant.runtime import benchmark as _benchmark
+from tvmquant.runtime import bundle as _bundle
+from tvmquant.runtime import profile as _profile
+from tvmquant.runtime.arrays import check_inputs, example_inputs
+from tvmquant.runtime.link import export_library
+from tvmquant.runtime.manifest import LayerInfo, Manifest, TensorInfo
+
+Inputs = Mapping[str, Any] | Sequence[Any]
+
+
+class CompiledModel:
+    """A model as a program for one device.
+
+    Made by :func:`tvmquant.compile` and :func:`tvmquant.load`. Runs are serialised by a lock:
+    the virtual machine below keeps one stack.
+
+    Parameters
+    ----------
+    manifest : Manifest
+    load_module : callable
+        Returns the runnable TVM module; called on the first run.
+    export : callable
+        Writes the shared library to a path.
+    """
+
+    def __init__(
+        self,
+        manifest: Manifest,
+        load_module: Callable[[], Any],
+        export: Callable[[Path], Any],
+    ) -> None:
+        self.manifest = manifest
+        self._load_module = load_module
+        self._export = export
+        self._vm: relax.VirtualMachine | None = None
+        self._lock = threading.Lock()
+
+    @classmethod
+    def from_build(cls, executable: Any, manifest: Manifest) -> CompiledModel:
+        """Wrap what ``tvm.compile`` returned for a Relax module whose function is ``main``."""
+
+        def load_module() -> Any:
+            reason = _bundle.why_not_runnable(manifest)
+            if reason:
+                raise TargetError(f"cannot run the model here: {reason}")
+            return executable.jit()
+
+        return cls(manifest, load_module, lambda path: export_library(executable, path))
+
+    @property
+    def inputs(self) -> tuple[TensorInfo, ...]:
+        """Inputs in the order of a call."""
+        return self.manifest.inputs
+
+    @property
+    def outputs(self) -> tuple[TensorInfo, ...]:
+        """Outputs in the order of a call."""
+        return self.manifest.outputs
+
+    @property
+    def layers(self) -> tuple[LayerInfo, ...]:
+        """Kernel calls in the order of execution."""
+        return self.manifest.layers
+
+    @property
+    def precision(self) -> str:
+        """Precision name, for example ``w4a8``."""
+        return self.manifest.precision
+
+    def __repr__(self) -> str:
+        def several(infos: Sequence[TensorInfo]) -> str:
+            return ", ".join(map(str, infos))
+
+        return (
+            f"CompiledModel({self.manifest.source or 'model'}, {self.precision}, "
+            f"{self.manifest.target}; {several(self.inputs)} -> {several(self.outputs)})"
+        )
+
+    def __call__(self, *arrays: Any) -> np.ndarray | tuple[np.ndarray, ...]:
+        """Run on arrays in the order of :attr:`inputs`.
+
+        Returns
+        -------
+        numpy.ndarray or tuple of numpy.ndarray
+            One fresh array an output; the array itself when there is one output.
+
+        Raises
+        ------
+        InputError
+            If the number, a shape or a dtype is wrong.
+        """
+        results = self._invoke(check_inputs(arrays, self.inputs))
+        return results[0] if len(results) == 1 else results
+
+    def run(self, inputs: Mapping[str, Any]) -> dict[str, np.ndarray]:
+        """Run on arrays by name and return the outputs by name.
+
+        Raises
+        ------
+        InputError
+            If a name is missing or unknown, or a shape or dtype is wrong.
+        """
+        results = self._invoke(check_inputs(inputs, self.inputs))
+        return {info.name: array for info, array in zip(self.outputs, results)}
+
+    def save(self, folder: str | os.PathLike[str]) -> Path:
+        """Write ``model.so`` and ``manifest.json`` to ``folder``, all or nothing.
+
+        Parameters
+        ----------
+        folder : path
+            New, empty, or an older tvmquant model, which is replaced.
+
+        Returns
+        -------
+        Path
+            The folder, absolute.
+
+        Raises
+        ------
+        BundleError
+            If the folder holds something else or cannot be written.
+        """
+        return _bundle.save_bundle(folder, self.manifest, self._export)
+
+    def profile(
+        self, inputs: Inputs | None = None, *, repeats: int = 20, threads: int = 1
+    ) -> _profile.Profile:
+        """Time every layer.
+
+        Parameters
+        ----------
+        inputs : dict or sequence of arrays, optional
+            Seeded noise by default.
+        repeats : int
+            Runs; the median of each layer is reported.
+        threads : int
+            Threads of TVM's pool.
+        """
+        machine = self._new_machine()
+        return _profile.measure(
+            machine, self.manifest, self._tensors(inputs), repeats=repeats, threads=threads
+        )
+
+    def benchmark(
+        self,
+        inputs: Inputs | None = None,
+        *,
+        warmup: int = 5,
+        repeats: int = 50,
+        threads: int = 1,
+        progress: Callable[[str, int, int], None] | None = None,
+    ) -> _benchmark.Benchmark:
+        """Time whole runs, without the copies of inputs and outputs.
+
+        Parameters
+        ----------
+        inputs : dict or sequence of arrays, optional
+            Seeded noise by default.
+        warmup, repeats : int
+            Runs that are not and that are counted.
+        threads : int
+            Threads of TVM's pool.
+        progress : callable, optional
+            Called as ``progress("benchmark", done, repeats)``.
+        """
+        run, tensors = self._machine()["main"], self._tensors(inputs)
+        with self._lock:
+            return _benchmark.measure(
+                lambda: run(*tensors),
+                warmup=warmup,
+                repeats=repeats,
+                threads=threads,
+                progress=progress,
+            )
+
+    def _new_machine(self) -> relax.VirtualMachine:
+        return relax.VirtualMachine(self._load_module(), tvm.cpu())
+
+    def _machine(self) -> relax.VirtualMachine:
+        if self._vm is None:
+            self._vm = self._new_machine()
+        return self._vm
+
+    def _tensors(self, inputs: Inputs | None) -> list[Any]:
+        arrays = (
+            example_inputs(self.inputs) if inputs is None else check_inputs(inputs, self.inputs)
+        )
+        return [tvm.runtime.tensor(array) for array in arrays]
+
+    def _invoke(self, arrays: Sequence[np.ndarray]) -> tuple[np.ndarray, ...]:
+        tensors = [tvm.runtime.tensor(array) for array in arrays]
+        with self._lock:
+            result = self._machine()["main"](*tensors)
+            # numpy() copies: an output may be a view of an input or of memory of the pool.
+            if isinstance(result, tvm.runtime.Tensor):
+                return (result.numpy(),)
+            return tuple(tensor.numpy() for tensor in result)

@@ -1,0 +1,1 @@
+"""Kernels: what computes each heavy operator, one subpackage a family."""

@@ -1,0 +1,189 @@
+"""Products summed over an axis: matmul of activations, convolutions left in TE form."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import prod
+from typing import Any
+
+from tvm import s_tir, tirx
+
+from tvmquant.schedules.default.analysis import Axis, Nest, largest_divisor
+from tvmquant.schedules.default.parallel import parallelize
+
+_WORTH = 1 << 13  # multiply-accumulates below which the plain nest is as good
+
+
+@dataclass(frozen=True)
+class Vectors:
+    """Vector registers of a processor: 32-bit lanes, and registers for accumulators."""
+
+    lanes: int
+    accumulators: int
+
+
+@dataclass(frozen=True)
+class _Roles:
+    """Axes of a contraction: ``lane`` runs through vectors of ``operand``, ``row`` does not."""
+
+    lane: Axis
+    row: Axis | None
+    operand: Any
+    packed: bool
+
+
+def is_contraction(nest: Nest) -> bool:
+    """Whether the block sums products of two inputs that are each reused."""
+    if not nest.reduction or nest.store is None or len(nest.loads) != 2:
+        return False
+    value = nest.store.value
+    if not isinstance(value, tirx.Add) or nest.iterations < _WORTH:
+        return False
+    return all(_exclusive(nest, load) for load in nest.loads)
+
+
+def _exclusive(nest: Nest, load: Any) -> list[Axis]:
+    """Spatial axes that move ``load`` and not the other operand."""
+    other = next(candidate for candidate in nest.loads if candidate is not load)
+    return [
+        axis
+        for axis in nest.spatial
+        if axis.extent > 1 and nest.stride(load, axis) != 0 and nest.stride(other, axis) == 0
+    ]
+
+
+def _roles(nest: Nest, vectors: Vectors) -> _Roles | None:
+    """Choose the vector axis: contiguous in an input and in the output if there is one."""
+    best: tuple[float, _Roles] | None = None
+    for load in nest.loads:
+        other = next(candidate for candidate in nest.loads if candidate is not load)
+        rows = _exclusive(nest, other)
+        row = max(rows, key=lambda a: (min(a.extent, 6), a.extent), default=None)
+        for axis in _exclusive(nest, load):
+            tile = _lane_tile(axis.extent, vectors)
+            if tile is None:
+                continue
+            packed = nest.stride(load, axis) != 1
+            fill = tile / (-(-tile // vectors.lanes) * vectors.lanes)
+            score = fill - 0.2 * packed - 0.1 * (nest.stride(nest.store, axis) != 1)
+            if best is None or score > best[0]:
+                best = (score, _Roles(axis, row, load, packed))
+    return best[1] if best else None
+
+
+def _lane_tile(extent: int, vectors: Vectors) -> int | None:
+    """Outputs computed in one go along the vector axis."""
+    widest = 4 * vectors.lanes
+    for tile in range(widest, 0, -vectors.lanes):
+        if extent % tile == 0:
+            return tile
+    if extent <= widest:
+        return extent
+    tile = largest_divisor(extent, widest)
+    return tile if tile >= vectors.lanes // 2 else None
+
+
+def schedule_contraction(nest: Nest, cores: int, vectors: Vectors) -> str | None:
+    """Schedule a contraction with a tile of accumulators in registers.
+
+    Returns
+    -------
+    str or None
+        Name of the rule; ``None`` if the block is no contraction.
+    """
+    if not is_contraction(nest):
+        return None
+    roles = _roles(nest, vectors)
+    if roles is None:
+        return _streamed(nest, cores)
+    sch, block = nest.sch, nest.block
+    if roles.packed:
+        _pack(nest, roles, cores)
+    epilogue = _epilogue(nest)
+    if epilogue is None:
+        epilogue = sch.cache_write(block, 0, "local")
+    else:
+        sch.set_scope(block, 0, "local")
+    lane_tile = _lane_tile(roles.lane.extent, vectors)
+    room = vectors.accumulators // -(-lane_tile // vectors.lanes)
+    row_tile = largest_divisor(roles.row.extent, max(room, 1)) if roles.row else 1
+
+    lane_out, lane_in = sch.split(roles.lane.loop, [None, lane_tile])
+    inner, outer_rows = [lane_in], []
+    if roles.row:
+        row_out, row_in = sch.split(roles.row.loop, [None, row_tile])
+        inner, outer_rows = [row_in, lane_in], [row_out]
+    taken = (roles.lane, roles.row)
+    others = [axis.loop for axis in nest.spatial if axis not in taken]
+    reduced = [axis.loop for axis in nest.reduction]
+    outer = [*others, lane_out, *outer_rows]
+    sch.reorder(*outer, *reduced, *inner)
+    sch.reverse_compute_at(epilogue, outer[-1], preserve_unit_loops=True)
+    _registers(sch, block, len(inner))
+    # Once the reduction is decomposed no loop around it can be changed any more.
+    parallelize(sch, outer, nest.iterations, cores)
+    init = sch.decompose_reduction(block, reduced[0])
+    _registers(sch, init, len(inner))
+    return "contraction"
+
+
+def _registers(sch: s_tir.Schedule, block: Any, depth: int) -> None:
+    """Vectorize the last loop and unroll the one around it: the tile then stays in registers."""
+    loops = sch.get_loops(block)
+    sch.vectorize(loops[-1])
+    if depth > 1:
+        sch.unroll(loops[-2])
+
+
+def _pack(nest: Nest, roles: _Roles, cores: int) -> None:
+    """Copy the vector operand so that its lanes become neighbours in memory."""
+    sch = nest.sch
+    position = next(
+        i
+        for i, region in enumerate(nest.stmt.reads)
+        if region.source.same_as(roles.operand.source)
+    )
+    copy = sch.cache_read(nest.block, position, "global")
+    dim = next(
+        d
+        for d, index in enumerate(roles.operand.indices)
+        if index.same_as(roles.lane.var)
+    )
+    rank = len(roles.operand.indices)
+
+    def lanes_last(*index: Any) -> list[Any]:
+        return [*(index[d] for d in range(rank) if d != dim), index[dim]]
+
+    sch.transform_layout(copy, ("write", 0), lanes_last)
+    parallelize(sch, list(sch.get_loops(copy))[:1], 4 * prod(_shape(roles.operand)), cores)
+
+
+def _shape(load: Any) -> list[int]:
+    return [int(dim) for dim in load.source.shape]
+
+
+def _epilogue(nest: Nest) -> Any | None:
+    """The elementwise block that alone reads the sums, element by element."""
+    from tvmquant.schedules.default.analysis import nest_of
+
+    consumers = nest.sch.get_consumers(nest.block)
+    if len(consumers) != 1:
+        return None
+    consumer = nest_of(nest.sch, consumers[0])
+    if consumer is None or consumer.reduction or consumer.store is None:
+        return None
+    shape = [int(dim) for dim in nest.store.buffer.shape]
+    same = [axis.extent for axis in consumer.axes] == shape
+    return consumers[0] if same else None
+
+
+def _streamed(nest: Nest, cores: int) -> str:
+    """No axis makes good vectors: stream whole rows of the output past each input element."""
+    sch = nest.sch
+    last = nest.spatial[-1]
+    others = [axis.loop for axis in nest.spatial[:-1]]
+    reduced = [axis.loop for axis in nest.reduction]
+    sch.reorder(*others, *reduced, last.loop)
+    parallelize(sch, others, nest.iterations, cores)
+    sch.decompose_reduction(nest.block, reduced[0])
+    return "contraction-streamed"

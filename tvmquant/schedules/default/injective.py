@@ -1,0 +1,124 @@
+"""Elementwise and data movement: one long contiguous inner loop, the rest parallel."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import tvm_ffi
+from tvm import tirx
+from tvm.ir import TensorLoad
+
+from tvmquant.schedules.default.analysis import Axis, Nest
+from tvmquant.schedules.default.parallel import parallelize
+
+# Side of a transposed tile: 32 rows of 64 bytes stay in the first-level cache.
+_TILE = 32
+_MAX_PARTS = 8
+
+
+def schedule_injective(nest: Nest, cores: int) -> str | None:
+    """Schedule a block without reduction; returns the name of the rule.
+
+    LLVM vectorizes a contiguous inner loop of any length by itself, remainder included, better
+    than a split with a predicate does; what it cannot do is change the order of the loops, drop
+    the conditions of a concatenation, or join short loops.
+    """
+    if nest.reduction or nest.store is None:
+        return None
+    return _transpose(nest, cores) or _partition(nest, cores) or _contiguous(nest, cores)
+
+
+def _accesses(nest: Nest) -> list[Any]:
+    return [nest.store, *nest.loads]
+
+
+def _contiguous(nest: Nest, cores: int) -> str:
+    """Join the innermost loops through which every access moves on evenly."""
+    axes = nest.axes
+    joined = [axes[-1]]
+    for axis in reversed(axes[:-1]):
+        if not all(_continues(nest, access, axis, joined) for access in _accesses(nest)):
+            break
+        joined.insert(0, axis)
+    sch, outer = nest.sch, [axis.loop for axis in axes[: len(axes) - len(joined)]]
+    inner = sch.fuse(*(axis.loop for axis in joined)) if len(joined) > 1 else joined[0].loop
+    parallelize(sch, outer or [inner], nest.work, cores)
+    return "elementwise"
+
+
+def _continues(nest: Nest, access: Any, outer: Axis, joined: list[Axis]) -> bool:
+    """Whether stepping ``outer`` equals running once more through ``joined``."""
+    if outer.extent == 1:
+        return nest.stride(access, outer) is not None
+    longer = [axis for axis in joined if axis.extent > 1]
+    if not longer:
+        return nest.stride(access, outer) is not None
+    step, next_step = nest.stride(access, outer), nest.stride(access, longer[0])
+    return None not in (step, next_step) and step == next_step * longer[0].extent
+
+
+def _transpose(nest: Nest, cores: int) -> str | None:
+    """Tile the two axes of a transposition so that both sides stay in cached lines."""
+    inner = next((axis for axis in reversed(nest.axes) if axis.extent > 1), None)
+    if inner is None or nest.stride(nest.store, inner) != 1:
+        return None
+    for load in nest.loads:
+        if nest.stride(load, inner) in (None, 0, 1):
+            continue
+        for axis in nest.axes:
+            if axis is not inner and axis.extent > 1 and nest.stride(load, axis) == 1:
+                return _tile(nest, axis, inner, cores)
+    return None
+
+
+def _tile(nest: Nest, source: Axis, inner: Axis, cores: int) -> str | None:
+    # A short axis (the channels of an image) is walked in registers already.
+    if source.extent < 8 or inner.extent < 8:
+        return None
+    sch = nest.sch
+    so, si = sch.split(source.loop, [None, min(_TILE, source.extent)])
+    io, ii = sch.split(inner.loop, [None, min(_TILE, inner.extent)])
+    others = [axis.loop for axis in nest.axes if axis not in (source, inner)]
+    sch.reorder(*others, so, io, si, ii)
+    parallelize(sch, [*others, so], 4 * nest.work, cores)
+    return "transpose"
+
+
+def _partition(nest: Nest, cores: int) -> str | None:
+    """Cut the inner loop where a condition on it changes (concatenation, padding)."""
+    inner = nest.axes[-1]
+    cuts = _cuts(nest, inner)
+    if not cuts or len(nest.axes) < 2:
+        return None
+    sch = nest.sch
+    parallelize(sch, [axis.loop for axis in nest.axes[:-1]], nest.work, cores)
+    sizes = [stop - start for start, stop in zip([0, *cuts], cuts)]
+    sch.loop_partition(inner.loop, [*sizes, None])
+    return "partition"
+
+
+def _cuts(nest: Nest, inner: Axis) -> list[int]:
+    """Values of the inner variable at which a comparison with a constant flips."""
+    found: set[int] = set()
+
+    def visit(node: Any) -> None:
+        left, right, flip = node.a, node.b, isinstance(node, tirx.LE | tirx.GT)
+        if right.same_as(inner.var) and isinstance(left, tirx.IntImm):
+            found.add(int(left) + (0 if flip else 1))
+        elif left.same_as(inner.var) and isinstance(right, tirx.IntImm):
+            found.add(int(right) + (1 if flip else 0))
+
+    tvm_ffi.structural_walk(
+        nest.stmt.body, ((tirx.LT, tirx.LE, tirx.GT, tirx.GE), visit)
+    )
+    cuts = sorted(cut for cut in found if 0 < cut < inner.extent)
+    return cuts if len(cuts) <= _MAX_PARTS else []
+
+
+def is_gather(nest: Nest) -> bool:
+    """Whether an index depends on data."""
+    found: list[Any] = []
+    for load in nest.loads:
+        for index in load.indices:
+            tvm_ffi.structural_walk(index, (TensorLoad, found.append))
+    return bool(found)

@@ -1,0 +1,59 @@
+"""Inline the producers that cost nothing to repeat."""
+
+from __future__ import annotations
+
+from math import prod
+
+from tvm import s_tir
+
+from tvmquant.schedules.default.analysis import Nest, leaf_blocks, nest_of
+from tvmquant.schedules.default.contraction import is_contraction
+
+# A cheap producer may be computed this many times over.
+_REPEAT = 4
+
+
+def inline_producers(sch: s_tir.Schedule) -> None:
+    """Inline every elementwise producer that its consumers do not recompute at a price.
+
+    Consumers that reread their input (contractions, overlapping windows) keep it in memory.
+    """
+    for block in leaf_blocks(sch)[:-1]:
+        nest = nest_of(sch, block)
+        if nest is None or nest.reduction or nest.store is None:
+            continue
+        consumers = [nest_of(sch, consumer) for consumer in sch.get_consumers(block)]
+        if consumers and all(consumer is not None for consumer in consumers):
+            if _worth(nest, consumers):
+                _try_inline(sch, nest)
+
+
+def _worth(nest: Nest, consumers: list[Nest]) -> bool:
+    elements = prod(axis.extent for axis in nest.axes)
+    if any(is_contraction(consumer) for consumer in consumers):
+        return False
+    if any(_scrambled(nest, consumer) for consumer in consumers):
+        return False
+    reads = sum(consumer.iterations for consumer in consumers)
+    if nest.heavy or any(consumer.reduction for consumer in consumers):
+        return reads <= elements
+    return reads <= _REPEAT * elements or not nest.loads or elements <= 1
+
+
+def _scrambled(nest: Nest, consumer: Nest) -> bool:
+    """Whether the consumer reads through divisions, as after a reshape of permuted axes."""
+    buffer = nest.store.buffer
+    return any(
+        consumer.stride(load, axis) is None
+        for load in consumer.loads
+        if load.source.same_as(buffer)
+        for axis in consumer.axes
+        if axis.extent > 1
+    )
+
+
+def _try_inline(sch: s_tir.Schedule, nest: Nest) -> None:
+    try:
+        sch.compute_inline(nest.block)
+    except s_tir.ScheduleError:
+        return  # for example: an output of the function, or read through another index

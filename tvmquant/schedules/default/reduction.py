@@ -1,0 +1,110 @@
+"""Reductions: sums, means, extrema, pooling windows."""
+
+from __future__ import annotations
+
+from math import prod
+from typing import Any
+
+import tvm_ffi
+from tvm import s_tir, tirx
+
+from tvmquant.schedules.default.analysis import Axis, Nest, largest_divisor
+from tvmquant.schedules.default.parallel import parallelize
+
+# Windows up to this size are unrolled by LLVM around a vector of outputs.
+_SMALL_WINDOW = 32
+_LANES = 64
+
+
+def schedule_reduction(nest: Nest, cores: int) -> str | None:
+    """Schedule one reduction block; returns the name of the rule."""
+    if not nest.reduction or not nest.loads:
+        return None
+    along = _contiguous_axis(nest)
+    if nest.store is None or along is None:
+        parallelize(nest.sch, [a.loop for a in nest.spatial] or [], nest.work, cores)
+        return "reduction"
+    if along.reduce:
+        return _inner(nest, along, cores)
+    if prod(axis.extent for axis in nest.reduction) <= _SMALL_WINDOW:
+        return _window(nest, along, cores)
+    return _outer(nest, along, cores)
+
+
+def needs_reassociation(nest: Nest) -> bool:
+    """Whether only a reordering of float additions lets LLVM vectorize the block."""
+    return bool(nest.reduction) and "float" in str(nest.stmt.writes[0].source.dtype)
+
+
+def _contiguous_axis(nest: Nest) -> Axis | None:
+    """Axis along which the largest input is read contiguously."""
+    largest = max(nest.loads, key=lambda load: prod(int(dim) for dim in load.source.shape))
+    for axis in reversed(nest.axes):
+        if axis.extent > 1 and nest.stride(largest, axis) == 1:
+            return axis
+    return None
+
+
+def _inner(nest: Nest, along: Axis, cores: int) -> str:
+    """Reduce along the contiguous axis: vector partial results, then across the lanes."""
+    sch = nest.sch
+    others = [axis for axis in nest.reduction if axis is not along]
+    sch.reorder(*(axis.loop for axis in [*nest.spatial, *others, along]))
+    outer = [axis.loop for axis in nest.spatial]
+    lanes = largest_divisor(along.extent, _LANES // 2)
+    if lanes >= 8 and (_is_extremum(nest) or not outer):
+        # LLVM reorders sums when allowed to, extrema and results in memory never.
+        chunk, lane = sch.split(along.loop, [None, lanes])
+        sch.reorder(lane, *(axis.loop for axis in others), chunk)
+        partial = sch.rfactor(lane, len(nest.store.buffer.shape))
+        rows, lane, rest = _rfactor_loops(sch, partial, len(outer))
+        sch.reorder(*rows, *rest, lane)
+        sch.vectorize(lane)
+        sch.decompose_reduction(partial, rest[0])
+        if rows:
+            parallelize(sch, rows, nest.work, cores)
+        return "reduction-lanes"
+    if outer:
+        parallelize(sch, outer, nest.work, cores)
+    return "reduction-inner"
+
+
+def _rfactor_loops(sch: s_tir.Schedule, block: Any, rank: int) -> tuple[list, Any, list]:
+    loops = list(sch.get_loops(block))
+    return loops[:rank], loops[rank], loops[rank + 1 :]
+
+
+def _is_extremum(nest: Nest) -> bool:
+    found: list[Any] = []
+    tvm_ffi.structural_walk(nest.store.value, ((tirx.Max, tirx.Min), found.append))
+    return bool(found) and isinstance(nest.store.value, tirx.Max | tirx.Min)
+
+
+def _window(nest: Nest, along: Axis, cores: int) -> str:
+    """Small windows: outputs stay in natural order, LLVM unrolls the window."""
+    outer = [axis.loop for axis in nest.spatial if axis is not along]
+    if outer and nest.axes.index(along) == len(outer):
+        parallelize(nest.sch, outer, nest.work, cores)
+    return "window"
+
+
+def _outer(nest: Nest, along: Axis, cores: int) -> str:
+    """Reduce over outer axes: a vector of neighbouring outputs per pass over the inputs."""
+    sch = nest.sch
+    others = [axis.loop for axis in nest.spatial if axis is not along]
+    reduced = [axis.loop for axis in nest.reduction]
+    lanes = largest_divisor(along.extent, _LANES)
+    if lanes >= 16 or lanes == along.extent:
+        block, lane = sch.split(along.loop, [None, lanes])
+        outer = [*others, block]
+        sch.reorder(*outer, *reduced, lane)
+        sch.vectorize(lane)
+    else:
+        outer = others
+        sch.reorder(*outer, *reduced, along.loop)
+    if outer:
+        parallelize(sch, outer, nest.work, cores)
+    init = sch.decompose_reduction(nest.block, reduced[0])
+    if lanes >= 16 or lanes == along.extent:
+        sch.vectorize(sch.get_loops(init)[-1])
+    return "reduction-outer"

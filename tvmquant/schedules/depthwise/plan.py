@@ -1,0 +1,153 @@
+"""Blocking of a depthwise convolution: channel blocks, row tiles, column tiles."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from tvmquant.schedules.workload import Workload
+
+# Bounds of the search; more rows or columns than this only spill registers.
+_MAX_ROWS = 4
+_MAX_TILE = 8
+_TASKS_PER_CORE = 4
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How a depthwise convolution is cut up.
+
+    A *row tile* computes ``rows`` output rows from the input rows ``top + line`` for ``line`` in
+    ``lines``. Lines are taken ``group`` at a time: one *slot* holds the ``group`` values of one
+    channel side by side, which is what a dot-product instruction eats.
+
+    Attributes
+    ----------
+    width : int
+        Channels of a block.
+    blocks : int
+        Channel blocks; the last one overlaps its neighbour when ``width`` does not divide.
+    channels : int
+        Output channels.
+    group : int
+        Lines in a slot: 4 for dot products, 1 for plain multiply-add.
+    rows, columns : int
+        Output rows and columns of a tile.
+    lines : tuple of int
+        Input lines of a row tile, relative to its first one, ascending.
+    taps : tuple of (int, int, tuple)
+        ``(row, slot, kernel rows)``: the kernel row (or None) that each line of the slot meets
+        in that output row. Pairs without any tap are absent.
+    row_tiles, column_tiles : int
+    tasks_per_block : int
+        Row tiles are dealt to this many parallel tasks.
+    needed_columns : int
+        Columns of the padded input that one row tile reads.
+    """
+
+    width: int
+    blocks: int
+    channels: int
+    group: int
+    rows: int
+    columns: int
+    lines: tuple[int, ...]
+    taps: tuple[tuple[int, int, tuple[int | None, ...]], ...]
+    row_tiles: int
+    column_tiles: int
+    tasks_per_block: int
+    needed_columns: int
+
+    @property
+    def slots(self) -> int:
+        """Slots of a column."""
+        return -(-len(self.lines) // self.group)
+
+    def block_start(self, block: int) -> int:
+        """First channel of a block."""
+        return min(block * self.width, max(self.channels - self.width, 0))
+
+
+def make_plan(workload: Workload, widths: tuple[int, ...], group: int, num_cores: int) -> Plan:
+    """Choose the blocking.
+
+    Parameters
+    ----------
+    workload : Workload
+        ``depthwise_conv2d``.
+    widths : tuple of int
+        Channel block sizes that the instruction set offers, descending; all multiples of 16.
+    group : int
+        Lines in a slot.
+    num_cores : int
+        Cores of the device.
+    """
+    n, oh, ow, channels = workload.out_shape
+    kh, kw = workload.w_shape[1:3]
+    multiplier = channels // workload.x_shape[3]
+    fitting = [w for w in widths if w <= channels]
+    # A channel multiplier gathers its inputs one by one: the narrowest vector does.
+    width = fitting[0] if fitting and multiplier == 1 else widths[-1]
+    blocks = -(-channels // width)
+    rows = _choose_rows(workload, group, oh)
+    columns = _choose_columns(ow, max(1, _MAX_TILE // rows))
+    lines, taps = _tile_taps(rows, kh, workload.strides[0], workload.dilation[0], group)
+    row_tiles = -(-oh // rows)
+    tasks = -(-_TASKS_PER_CORE * num_cores // (blocks * n))
+    return Plan(
+        width=width,
+        blocks=blocks,
+        channels=channels,
+        group=group,
+        rows=rows,
+        columns=columns,
+        lines=lines,
+        taps=taps,
+        row_tiles=row_tiles,
+        column_tiles=-(-ow // columns),
+        tasks_per_block=min(row_tiles, tasks) if num_cores > 1 else 1,
+        needed_columns=(ow - 1) * workload.strides[1] + (kw - 1) * workload.dilation[1] + 1,
+    )
+
+
+def _tile_taps(
+    rows: int, kh: int, stride: int, dilation: int, group: int
+) -> tuple[tuple[int, ...], tuple[tuple[int, int, tuple[int | None, ...]], ...]]:
+    lines = sorted({r * stride + i * dilation for r in range(rows) for i in range(kh)})
+    taps = []
+    for slot in range(-(-len(lines) // group)):
+        held = lines[slot * group : (slot + 1) * group]
+        for r in range(rows):
+            offsets = [line - r * stride for line in held]
+            hit = [
+                o // dilation if o >= 0 and o % dilation == 0 and o // dilation < kh else None
+                for o in offsets
+            ]
+            if any(i is not None for i in hit):
+                taps.append((r, slot, (*hit, *[None] * (group - len(hit)))))
+    return tuple(lines), tuple(taps)
+
+
+def _choose_rows(workload: Workload, group: int, out_rows: int) -> int:
+    """Output rows of a tile: the fewest vector instructions per output.
+
+    Wide tiles share interleaved inputs among output rows, but their slots hold more zeros.
+    """
+    if group == 1:
+        return 1
+    kh, kw = workload.w_shape[1:3]
+
+    def cost(rows: int) -> float:
+        lines, taps = _tile_taps(rows, kh, workload.strides[0], workload.dilation[0], group)
+        slots = -(-len(lines) // group)
+        interleave = workload.strides[1] * (len(lines) + 12 * slots)
+        computed = math.ceil(out_rows / rows) * rows
+        return (interleave + 4 * kw * len(taps)) / rows * computed / out_rows
+
+    return min(range(1, min(_MAX_ROWS, out_rows) + 1), key=cost)
+
+
+def _choose_columns(out_columns: int, limit: int) -> int:
+    """Output columns of a tile: little waste in the last tile first, then wide."""
+    sizes = range(max(1, min(limit, out_columns) // 2), min(limit, out_columns) + 1)
+    return min(sizes, key=lambda p: (-(-out_columns // p) * (p + 0.5), -p))

@@ -1,0 +1,1 @@
+"""Dense integer kernels: convolution (any groups) and matrix multiplication."""

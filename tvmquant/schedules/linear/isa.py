@@ -1,0 +1,196 @@
+"""The multiply-add step of every instruction set.
+
+One step multiplies ``step`` consecutive activations of a pixel with as many weights of each of
+``lanes`` output channels and adds the products to ``lanes`` int32 accumulators. All of them are
+exact: no intermediate saturates, sums wrap modulo 2**32.
+
+Sub-byte weights arrive as one register that holds the same step-sized piece of ``8 // bits``
+successive steps, the first in the highest bits of every byte; :meth:`InstructionSet.unpack`
+takes the topmost piece and the generator shifts the register left by ``bits`` for the next.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from tvm import tirx
+
+from tvmquant.schedules.linear.tir import Expr, bits_as, broadcast, cast, intrinsic, load, splat
+
+
+def _repeat_byte(value: int) -> int:
+    """int32 whose four bytes are ``value``."""
+    word = value * 0x01010101
+    return word - (1 << 32) if word >= 1 << 31 else word
+
+
+class InstructionSet:
+    """Portable code: one activation a step, widened to int32.
+
+    Attributes
+    ----------
+    name : str
+    lanes : tuple of int
+        Vector widths in int32 lanes, widest first; the last is 4.
+    step : int
+        Activations that one step multiplies.
+    x_dtype : str
+        Type in which activations are read.
+    registers : int
+        Vector registers that a tile may use.
+    scratch : int
+        Registers that the multiply-add step itself needs.
+    x86 : bool
+        Whether the epilogue may use the x86 pack and convert instructions.
+    """
+
+    name: str = "generic"
+    lanes: tuple[int, ...] = (8, 4)
+    step: int = 1
+    x_dtype: str = "uint8"
+    registers: int = 16
+    scratch: int = 1
+    x86: bool = False
+
+    def scale_shift(self, bits: int) -> int:
+        """Unpacked weights are ``2**shift`` times too large, so the accumulator is too."""
+        return 0
+
+    def load_x(self, x: Expr, offset: Expr) -> Expr:
+        """The ``step`` activations at ``offset`` as one int32."""
+        return tirx.Cast("int32", x[offset])
+
+    def load_weight(self, w: Expr, offset: Expr, lanes: int) -> Expr:
+        """Whole-byte weights in the form that :meth:`dot` takes."""
+        return cast("int32", lanes, load(w, offset, lanes))
+
+    def load_packed(self, w: Expr, offset: Expr, lanes: int) -> Expr:
+        """Sub-byte weights as an int32 register, see the module's text."""
+        return cast("int32", lanes, load(w, offset, lanes)) << splat("int32", 24, lanes)
+
+    def unpack(self, packed: Expr, bits: int, lanes: int) -> Expr:
+        """Weights of the topmost piece of ``packed`` in the form that :meth:`dot` takes."""
+        if bits == 1:
+            return (packed >> splat("int32", 31, lanes)) | splat("int32", 1, lanes)
+        return packed >> splat("int32", 32 - bits, lanes)
+
+    def dot(self, acc: Expr, x: Expr, w: Expr, lanes: int) -> Expr:
+        """Accumulator after one step."""
+        return acc + broadcast(x, lanes) * w
+
+
+class _X86(InstructionSet):
+    """Four bytes a step."""
+
+    step = 4
+    x86 = True
+
+    def load_x(self, x: Expr, offset: Expr) -> Expr:
+        return bits_as("int32", 1, load(x, offset, self.step))
+
+    def load_weight(self, w: Expr, offset: Expr, lanes: int) -> Expr:
+        return load(w, offset, lanes * self.step)
+
+    def load_packed(self, w: Expr, offset: Expr, lanes: int) -> Expr:
+        return bits_as("int32", lanes, load(w, offset, lanes * self.step))
+
+
+class Vnni(_X86):
+    """``vpdpbusd``: uint8 × int8 → int32, four products a lane."""
+
+    scratch = 1
+
+    def __init__(self, wide: bool) -> None:
+        self.name = "avx512_vnni" if wide else "avx_vnni"
+        self.lanes = (16, 8, 4) if wide else (8, 4)
+        self.registers = 32 if wide else 16
+
+    def scale_shift(self, bits: int) -> int:
+        return {8: 0, 4: 4, 2: 6, 1: 6}[bits]
+
+    def unpack(self, packed: Expr, bits: int, lanes: int) -> Expr:
+        # The sign bits stay where they are: two logic operations less than a shift down.
+        mask = _repeat_byte(256 - (1 << (8 - bits)))
+        w = packed & splat("int32", mask, lanes)
+        if bits == 1:
+            w = w | splat("int32", _repeat_byte(0x40), lanes)
+        return bits_as("int8", 4 * lanes, w)
+
+    def dot(self, acc: Expr, x: Expr, w: Expr, lanes: int) -> Expr:
+        name = f"llvm.x86.avx512.vpdpbusd.{32 * lanes}"
+        xs = bits_as("uint8", 4 * lanes, broadcast(x, lanes))
+        return intrinsic("int32", lanes, name, acc, xs, w)
+
+
+_PMADDWD = {8: "llvm.x86.avx2.pmadd.wd", 4: "llvm.x86.sse2.pmadd.wd"}
+_PMADDUBSW = {8: "llvm.x86.avx2.pmadd.ub.sw", 4: "llvm.x86.ssse3.pmadd.ub.sw.128"}
+_PSHUFB = {8: "llvm.x86.avx2.pshuf.b", 4: "llvm.x86.ssse3.pshuf.b.128"}
+
+
+class Avx2Bytes(_X86):
+    """``vpmaddubsw``, only for weights of which no adjacent pair can saturate its int16."""
+
+    name = "avx2_maddubs"
+    lanes = (8, 4)
+    scratch = 3
+    _codes: ClassVar[dict[int, list[int]]] = {
+        4: [*range(8), *range(-8, 0)],
+        2: [0, 1, -2, -1] * 4,
+        1: [1, -1] * 8,
+    }
+
+    def unpack(self, packed: Expr, bits: int, lanes: int) -> Expr:
+        index = packed >> splat("int32", 8 - bits, lanes)
+        index = index & splat("int32", _repeat_byte((1 << bits) - 1), lanes)
+        table = tirx.Shuffle(
+            [tirx.IntImm("int8", code) for code in self._codes[bits]] * (lanes // 4),
+            list(range(4 * lanes)),
+        )
+        index = bits_as("int8", 4 * lanes, index)
+        return intrinsic("int8", 4 * lanes, _PSHUFB[lanes], table, index)
+
+    def dot(self, acc: Expr, x: Expr, w: Expr, lanes: int) -> Expr:
+        xs = bits_as("uint8", 4 * lanes, broadcast(x, lanes))
+        pairs = intrinsic("int16", 2 * lanes, _PMADDUBSW[lanes], xs, w)
+        ones = splat("int16", 1, 2 * lanes)
+        return acc + intrinsic("int32", lanes, _PMADDWD[lanes], pairs, ones)
+
+
+class Avx2Words(_X86):
+    """``vpmaddwd`` on values widened to int16: exact for any 8-bit weights."""
+
+    name = "avx2_maddwd"
+    lanes = (8, 4)
+    step = 2
+    x_dtype = "int16"
+    scratch = 2
+
+    def load_weight(self, w: Expr, offset: Expr, lanes: int) -> Expr:
+        return cast("int16", 2 * lanes, load(w, offset, 2 * lanes))
+
+    def dot(self, acc: Expr, x: Expr, w: Expr, lanes: int) -> Expr:
+        xs = bits_as("int16", 2 * lanes, broadcast(x, lanes))
+        return acc + intrinsic("int32", lanes, _PMADDWD[lanes], xs, w)
+
+
+def choose(isa: str, w_bits: int, x_bits: int, depth: int, no_saturation: bool) -> InstructionSet:
+    """Pick the multiply-add step.
+
+    Parameters
+    ----------
+    isa : str
+        ``Device.isa``.
+    w_bits, x_bits : int
+    depth : int
+        Products in one output value.
+    no_saturation : bool
+        Whether the layer's own 8-bit weights are proven safe for ``vpmaddubsw``.
+    """
+    if isa in ("avx512_vnni", "avx_vnni"):
+        # Scaled sub-byte weights lie within ±128: their sum must not leave int32.
+        fits = w_bits == 8 or depth * ((1 << x_bits) - 1) * 128 < 1 << 31
+        return Vnni(isa == "avx512_vnni") if fits else InstructionSet()
+    if isa == "avx2":
+        # Below 8 bits a pair is at most 255 * (8 + 8) in magnitude.
+        return Avx2Bytes() if w_bits < 8 or no_saturation else Avx2Words()
+    return InstructionSet()
