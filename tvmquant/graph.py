@@ -159,9 +159,7 @@ def rewrite(
             outputs = [substitute(out, mapping) for out in graph.outputs]
             if finish:
                 outputs = [finish(builder, out) for out in outputs]
-            result = builder.bb.emit_output(
-                relax.Tuple(outputs) if graph.is_tuple else outputs[0]
-            )
+            result = builder.bb.emit_output(relax.Tuple(outputs) if graph.is_tuple else outputs[0])
         builder.bb.emit_func_output(result)
     out = builder.bb.get()
     return relax.transform.DeadCodeElimination()(out)

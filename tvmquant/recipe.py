@@ -151,9 +151,13 @@ class Recipe:
         """Precision name, for example ``w4a8``."""
         return f"w{self.weights.bits}a{self.activations.bits}"
 
+    def to_dict(self) -> dict[str, Any]:
+        """Plain dictionaries, as in the JSON file."""
+        return asdict(self)
+
     def to_json(self) -> str:
         """Serialise; :meth:`from_json` reads it back."""
-        return json.dumps(asdict(self), indent=2)
+        return json.dumps(self.to_dict(), indent=2)
 
     @classmethod
     def from_json(cls, text: str) -> Recipe:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import onnx
@@ -61,7 +62,7 @@ def _conv(node: NodeView) -> relax.Expr:
 
 def _conv_transpose(node: NodeView) -> relax.Expr:
     bias = node.input(2)
-    y = from_tvm(NodeView(**{**vars(node), "inputs": node.inputs[:2]}))
+    y = from_tvm(replace(node, inputs=node.inputs[:2]))
     return _with_bias(node, y, bias, len(shape_of(node.inputs[0])) - 2)
 
 
@@ -221,7 +222,7 @@ def _resize(node: NodeView) -> relax.Expr:
         attrs.update(coordinate_transformation_mode=b"asymmetric", nearest_mode=b"floor")
     # Exporters write an absent input as an empty tensor.
     kept = [e if e is None or 0 not in shape_of(e) else None for e in inputs]
-    return from_tvm(NodeView(**{**vars(node), "inputs": kept, "attrs": attrs}))
+    return from_tvm(replace(node, inputs=kept, attrs=attrs))
 
 
 def _average_pool(node: NodeView) -> relax.Expr:

@@ -219,5 +219,6 @@ LOWERED_MICROSOFT: dict[str, Rule] = {
     "QLinearGlobalAveragePool": _unary("GlobalAveragePool"),
     "QLinearLeakyRelu": _unary("LeakyRelu"),
     "QLinearSigmoid": _unary("Sigmoid"),
+    "QLinearSoftmax": _unary("Softmax"),
     "QLinearConcat": _qlinear_concat,
 }

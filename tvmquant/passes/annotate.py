@@ -165,13 +165,14 @@ class _Annotator:
     def _runs_in_integers(self, var: relax.Var) -> bool:
         return self.regions.capable[var] and (
             var in self.requests
-            or any(self._runs_in_integers(u) for u in self.regions.graph.users.get(var, ())
-                   if self.regions.kind[u] == "unary" or _is_item(self.regions.graph.value(u)))
+            or any(
+                self._runs_in_integers(u)
+                for u in self.regions.graph.users.get(var, ())
+                if self.regions.kind[u] == "unary" or _is_item(self.regions.graph.value(u))
+            )
         )
 
-    def _observe(
-        self, builder: Builder, cache: dict, arg: relax.Var, var: relax.Var
-    ) -> relax.Var:
+    def _observe(self, builder: Builder, cache: dict, arg: relax.Var, var: relax.Var) -> relax.Var:
         request = self.requests[var]
         key = (arg, request.bits)
         if key not in cache:
@@ -195,8 +196,10 @@ class _Annotator:
 
     def _weight(self, call: relax.Call, name: str, layer: LayerBits) -> relax.Call:
         spec = self.recipe.weights
-        estimator = spec.estimator if layer.weight_bits == spec.bits else (
-            "minmax" if layer.weight_bits == 8 else "mse"
+        estimator = (
+            spec.estimator
+            if layer.weight_bits == spec.bits
+            else ("minmax" if layer.weight_bits == 8 else "mse")
         )
         is_conv = len(call.args[1].ty.shape) == 4
         return observe_weight(
@@ -215,5 +218,3 @@ def _is_item(value: Any) -> bool:
 
 def _is_tuple(value: Any) -> bool:
     return not isinstance(value.ty, relax.TensorType)
-
-

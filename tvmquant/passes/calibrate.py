@@ -125,9 +125,7 @@ def _weight_node(value: relax.Call, power_of_two: bool) -> relax.Call:
         power_of_two=power_of_two,
     )
     zero = np.zeros(scale.shape, np.int8)
-    return dequantize(
-        relax.const(q), relax.const(scale), relax.const(zero), bits=bits, axis=axis
-    )
+    return dequantize(relax.const(q), relax.const(scale), relax.const(zero), bits=bits, axis=axis)
 
 
 def _key(call: relax.Call) -> str:

@@ -74,9 +74,7 @@ def _phase_weight_expr(builder: Builder, weight: Any, args: tuple) -> tuple[Any,
     if scale.size > 1 or int(inner.attrs["block_size"]) or np.any(zero):
         return None, None
     new, taps = phase_weights(q, *args)
-    call = dequantize(
-        relax.const(new), inner.args[1], inner.args[2], bits=int(inner.attrs["bits"])
-    )
+    call = dequantize(relax.const(new), inner.args[1], inner.args[2], bits=int(inner.attrs["bits"]))
     return call, taps
 
 

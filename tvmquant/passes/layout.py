@@ -176,7 +176,9 @@ class _Layout:
         return relax.op.nn.pad(self.last[call.args[0]], flat, mode, value)
 
     def strided_slice(self, builder: Builder, call: relax.Call) -> Any:
-        axes = relax.Tuple([tvm.tirx.IntImm("int64", AXIS[_int(a) % 4]) for a in call.args[1].fields])
+        axes = relax.Tuple(
+            [tvm.tirx.IntImm("int64", AXIS[_int(a) % 4]) for a in call.args[1].fields]
+        )
         return relax.Call(call.op, [self.last[call.args[0]], axes, *call.args[2:]], call.attrs)
 
     def reshape(self, builder: Builder, call: relax.Call) -> Any:

@@ -170,8 +170,8 @@ def move(
             "tvmquant.max_pool2d", [first.q], **{key: call.attrs[key] for key in keys}
         )
     else:
-        qs: Any = relax.Tuple([t.q for t in tensors]) if len(items) > 1 or _is_tuple(data) else (
-            first.q
+        qs: Any = (
+            relax.Tuple([t.q for t in tensors]) if len(items) > 1 or _is_tuple(data) else (first.q)
         )
         moved = relax.Call(call.op, [qs, *call.args[1:]], call.attrs)
     q = builder.emit(moved, f"{name}/int")
@@ -189,5 +189,3 @@ def _alike(a: Quantized, b: Quantized) -> bool:
 
 def _is_tuple(expr: Any) -> bool:
     return isinstance(expr, relax.Tuple)
-
-

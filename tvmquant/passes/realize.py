@@ -136,5 +136,3 @@ class _Realizer:
             if made is not None:
                 return made
         return lower_table(builder, self.known, x, out, name)
-
-

@@ -146,9 +146,7 @@ def lower_table(
     return make_call("tvmquant.lut", [tensor.q, relax.const(table)], axis=-1, name=name)
 
 
-def _cone(
-    builder: Builder, known: Known, x: Any
-) -> tuple[relax.Var, list[relax.Var]] | None:
+def _cone(builder: Builder, known: Known, x: Any) -> tuple[relax.Var, list[relax.Var]] | None:
     """Elementwise operators between ``x`` and the single quantized tensor below it."""
     if not isinstance(x, relax.Var):
         return None

@@ -36,7 +36,7 @@ def check_array(value: Any, info: TensorInfo) -> np.ndarray:
                 "it the way the training data was prepared"
             )
         array = array.astype(wanted)
-    return np.ascontiguousarray(array)
+    return np.asarray(array, order="C")
 
 
 def check_inputs(

@@ -13,7 +13,10 @@ from tvmquant.errors import InputError
 
 def pool_size() -> int:
     """Threads of TVM's pool: fixed when it starts, by ``TVM_NUM_THREADS``."""
-    return max(1, int(os.environ.get("TVM_NUM_THREADS", "1")))
+    text = os.environ.get("TVM_NUM_THREADS", "1")
+    if not text.isdecimal() or int(text) < 1:
+        raise InputError(f"TVM_NUM_THREADS must be a number of at least 1, got {text!r}")
+    return int(text)
 
 
 @contextmanager

@@ -32,6 +32,9 @@ class Workload:
         Bits of the stored values (8, 4, 2, 1); 32 for the float operators.
     requantize : str
         One of :data:`tvmquant.reference.FLAVOURS`; for the float operators ``float32``.
+    no_saturation : bool
+        The layer's own 8-bit weights are proven safe for saturating int16 pair sums, see
+        :func:`tvmquant.schedules.linear.cannot_saturate`.
     """
 
     op: str
@@ -44,6 +47,7 @@ class Workload:
     x_bits: int = 8
     w_bits: int = 8
     requantize: str = "float"
+    no_saturation: bool = False
 
     @property
     def out_shape(self) -> tuple[int, ...]:

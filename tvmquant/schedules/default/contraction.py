@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from math import prod
 from typing import Any
 
+import tvm_ffi
 from tvm import s_tir, tirx
 
-from tvmquant.schedules.default.analysis import Axis, Nest, largest_divisor
+from tvmquant.schedules.default.analysis import Axis, Nest, largest_divisor, nest_of
 from tvmquant.schedules.default.parallel import parallelize
 
 _WORTH = 1 << 13  # multiply-accumulates below which the plain nest is as good
@@ -24,10 +25,16 @@ class Vectors:
 
 @dataclass(frozen=True)
 class _Roles:
-    """Axes of a contraction: ``lane`` runs through vectors of ``operand``, ``row`` does not."""
+    """Axes of a contraction: ``lane`` runs through vectors of ``operand``, ``row`` does not.
+
+    The extents are those over which the other operand stands still: all of the axis, or one
+    group of a grouped convolution.
+    """
 
     lane: Axis
+    lane_extent: int
     row: Axis | None
+    row_extent: int
     operand: Any
     packed: bool
 
@@ -42,14 +49,30 @@ def is_contraction(nest: Nest) -> bool:
     return all(_exclusive(nest, load) for load in nest.loads)
 
 
-def _exclusive(nest: Nest, load: Any) -> list[Axis]:
-    """Spatial axes that move ``load`` and not the other operand."""
+def _exclusive(nest: Nest, load: Any) -> list[tuple[Axis, int]]:
+    """Spatial axes that move ``load`` and not the other operand, and for how many steps."""
     other = next(candidate for candidate in nest.loads if candidate is not load)
-    return [
-        axis
-        for axis in nest.spatial
-        if axis.extent > 1 and nest.stride(load, axis) != 0 and nest.stride(other, axis) == 0
-    ]
+    found = []
+    for axis in nest.spatial:
+        still = axis.extent if nest.stride(other, axis) == 0 else _group(nest, other, axis)
+        if still > 1 and nest.stride(load, axis) not in (0, None):
+            found.append((axis, still))
+    return found
+
+
+def _group(nest: Nest, access: Any, axis: Axis) -> int:
+    """Steps of ``axis`` for which ``access`` stands still: it reads by ``axis // group``."""
+    if nest.stride(access, axis) is not None:
+        return 1
+    groups: list[int] = []
+
+    def visit(node: tirx.FloorDiv) -> None:
+        if node.a.same_as(axis.var) and isinstance(node.b, tirx.IntImm):
+            groups.append(int(node.b))
+
+    for index in access.indices:
+        tvm_ffi.structural_walk(index, (tirx.FloorDiv, visit))
+    return groups[0] if len(groups) == 1 and axis.extent % groups[0] == 0 else 1
 
 
 def _roles(nest: Nest, vectors: Vectors) -> _Roles | None:
@@ -58,17 +81,31 @@ def _roles(nest: Nest, vectors: Vectors) -> _Roles | None:
     for load in nest.loads:
         other = next(candidate for candidate in nest.loads if candidate is not load)
         rows = _exclusive(nest, other)
-        row = max(rows, key=lambda a: (min(a.extent, 6), a.extent), default=None)
-        for axis in _exclusive(nest, load):
-            tile = _lane_tile(axis.extent, vectors)
+        row, row_extent = max(rows, key=lambda r: _row_rank(nest, *r), default=(None, 1))
+        for axis, extent in _exclusive(nest, load):
+            tile = _lane_tile(extent, vectors)
             if tile is None:
                 continue
             packed = nest.stride(load, axis) != 1
+            if packed and not _packable(load, axis):
+                continue
             fill = tile / (-(-tile // vectors.lanes) * vectors.lanes)
-            score = fill - 0.2 * packed - 0.1 * (nest.stride(nest.store, axis) != 1)
+            # Vectors that are no whole registers cost more than a packed copy.
+            score = fill - 0.2 * packed - 0.4 * (tile % vectors.lanes != 0)
+            score -= 0.1 * (nest.stride(nest.store, axis) != 1)
             if best is None or score > best[0]:
-                best = (score, _Roles(axis, row, load, packed))
+                best = (score, _Roles(axis, extent, row, row_extent, load, packed))
     return best[1] if best else None
+
+
+def _row_rank(nest: Nest, axis: Axis, extent: int) -> tuple:
+    """Long enough to fill a tile first, then neighbours in the output, then longest."""
+    return min(extent, 6), nest.stride(nest.store, axis) == 1, extent
+
+
+def _packable(load: Any, axis: Axis) -> bool:
+    """Whether one index of ``load`` is the axis itself, so that it can become the last."""
+    return any(index.same_as(axis.var) for index in load.indices)
 
 
 def _lane_tile(extent: int, vectors: Vectors) -> int | None:
@@ -104,9 +141,9 @@ def schedule_contraction(nest: Nest, cores: int, vectors: Vectors) -> str | None
         epilogue = sch.cache_write(block, 0, "local")
     else:
         sch.set_scope(block, 0, "local")
-    lane_tile = _lane_tile(roles.lane.extent, vectors)
+    lane_tile = _lane_tile(roles.lane_extent, vectors)
     room = vectors.accumulators // -(-lane_tile // vectors.lanes)
-    row_tile = largest_divisor(roles.row.extent, max(room, 1)) if roles.row else 1
+    row_tile = largest_divisor(roles.row_extent, max(room, 1)) if roles.row else 1
 
     lane_out, lane_in = sch.split(roles.lane.loop, [None, lane_tile])
     inner, outer_rows = [lane_in], []
@@ -119,9 +156,11 @@ def schedule_contraction(nest: Nest, cores: int, vectors: Vectors) -> str | None
     outer = [*others, lane_out, *outer_rows]
     sch.reorder(*outer, *reduced, *inner)
     sch.reverse_compute_at(epilogue, outer[-1], preserve_unit_loops=True)
+    if nest.stride(nest.store, roles.lane) != 1:
+        _lanes_last(sch, block, nest, roles)
     _registers(sch, block, len(inner))
     # Once the reduction is decomposed no loop around it can be changed any more.
-    parallelize(sch, outer, nest.iterations, cores)
+    parallelize(sch, outer, nest.nanoseconds, cores)
     init = sch.decompose_reduction(block, reduced[0])
     _registers(sch, init, len(inner))
     return "contraction"
@@ -144,18 +183,24 @@ def _pack(nest: Nest, roles: _Roles, cores: int) -> None:
         if region.source.same_as(roles.operand.source)
     )
     copy = sch.cache_read(nest.block, position, "global")
-    dim = next(
-        d
-        for d, index in enumerate(roles.operand.indices)
-        if index.same_as(roles.lane.var)
-    )
-    rank = len(roles.operand.indices)
+    _move_last(sch, copy, roles.operand.indices, [roles.lane])
+    parallelize(sch, list(sch.get_loops(copy))[:1], 0.3 * prod(_shape(roles.operand)), cores)
 
-    def lanes_last(*index: Any) -> list[Any]:
-        return [*(index[d] for d in range(rank) if d != dim), index[dim]]
 
-    sch.transform_layout(copy, ("write", 0), lanes_last)
-    parallelize(sch, list(sch.get_loops(copy))[:1], 4 * prod(_shape(roles.operand)), cores)
+def _lanes_last(sch: s_tir.Schedule, block: Any, nest: Nest, roles: _Roles) -> None:
+    """Lay the tile of accumulators out as it is computed, whatever the output looks like."""
+    axes = [roles.row, roles.lane] if roles.row else [roles.lane]
+    _move_last(sch, block, nest.store.indices, axes)
+
+
+def _move_last(sch: s_tir.Schedule, block: Any, indices: Any, axes: list[Axis]) -> None:
+    """Move the dimensions that ``axes`` index to the end of the buffer ``block`` writes."""
+    dims = [next(d for d, i in enumerate(indices) if i.same_as(axis.var)) for axis in axes]
+
+    def order(*index: Any) -> list[Any]:
+        return [*(i for d, i in enumerate(index) if d not in dims), *(index[d] for d in dims)]
+
+    sch.transform_layout(block, ("write", 0), order)
 
 
 def _shape(load: Any) -> list[int]:
@@ -164,8 +209,6 @@ def _shape(load: Any) -> list[int]:
 
 def _epilogue(nest: Nest) -> Any | None:
     """The elementwise block that alone reads the sums, element by element."""
-    from tvmquant.schedules.default.analysis import nest_of
-
     consumers = nest.sch.get_consumers(nest.block)
     if len(consumers) != 1:
         return None
@@ -184,6 +227,6 @@ def _streamed(nest: Nest, cores: int) -> str:
     others = [axis.loop for axis in nest.spatial[:-1]]
     reduced = [axis.loop for axis in nest.reduction]
     sch.reorder(*others, *reduced, last.loop)
-    parallelize(sch, others, nest.iterations, cores)
+    parallelize(sch, others, nest.nanoseconds, cores)
     sch.decompose_reduction(nest.block, reduced[0])
     return "contraction-streamed"

@@ -42,7 +42,7 @@ def _contiguous(nest: Nest, cores: int) -> str:
         joined.insert(0, axis)
     sch, outer = nest.sch, [axis.loop for axis in axes[: len(axes) - len(joined)]]
     inner = sch.fuse(*(axis.loop for axis in joined)) if len(joined) > 1 else joined[0].loop
-    parallelize(sch, outer or [inner], nest.work, cores)
+    parallelize(sch, outer or [inner], nest.nanoseconds, cores)
     return "elementwise"
 
 
@@ -80,7 +80,7 @@ def _tile(nest: Nest, source: Axis, inner: Axis, cores: int) -> str | None:
     io, ii = sch.split(inner.loop, [None, min(_TILE, inner.extent)])
     others = [axis.loop for axis in nest.axes if axis not in (source, inner)]
     sch.reorder(*others, so, io, si, ii)
-    parallelize(sch, [*others, so], 4 * nest.work, cores)
+    parallelize(sch, [*others, so], 4 * nest.nanoseconds, cores)
     return "transpose"
 
 
@@ -91,7 +91,7 @@ def _partition(nest: Nest, cores: int) -> str | None:
     if not cuts or len(nest.axes) < 2:
         return None
     sch = nest.sch
-    parallelize(sch, [axis.loop for axis in nest.axes[:-1]], nest.work, cores)
+    parallelize(sch, [axis.loop for axis in nest.axes[:-1]], nest.nanoseconds, cores)
     sizes = [stop - start for start, stop in zip([0, *cuts], cuts)]
     sch.loop_partition(inner.loop, [*sizes, None])
     return "partition"

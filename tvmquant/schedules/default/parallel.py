@@ -6,14 +6,14 @@ from typing import Any
 
 from tvm import s_tir
 
-# Simple vectorized operations that take about as long as starting the threads a few times.
-_WORTH = 1 << 18
+# Starting the threads takes about 10 µs on a busy machine.
+_WORTH = 40_000.0
 # Parallel iterations a core, so that the shares come out even.
 _CHUNKS = 4
 
 
-def parallelize(sch: s_tir.Schedule, loops: list[Any], work: int, cores: int) -> None:
-    """Run the outermost of ``loops`` in parallel if ``work`` pays for it.
+def parallelize(sch: s_tir.Schedule, loops: list[Any], nanoseconds: float, cores: int) -> None:
+    """Run the outermost of ``loops`` in parallel if the work pays for it.
 
     Only as many loops are fused as are needed to keep the cores busy: the rest keeps its plain
     indices, which LLVM needs to vectorize.
@@ -23,12 +23,12 @@ def parallelize(sch: s_tir.Schedule, loops: list[Any], work: int, cores: int) ->
     sch : s_tir.Schedule
     loops : list of LoopRV
         Adjacent spatial loops, outermost first.
-    work : int
-        Cost of everything below in simple operations.
+    nanoseconds : float
+        Rough time of everything below on one core.
     cores : int
         Cores of the device.
     """
-    if cores < 2 or work < _WORTH:
+    if cores < 2 or nanoseconds < _WORTH:
         return
     extent, taken = 1, []
     for loop in loops:

@@ -5,8 +5,7 @@ from __future__ import annotations
 from math import prod
 from typing import Any
 
-import tvm_ffi
-from tvm import s_tir, tirx
+from tvm import s_tir
 
 from tvmquant.schedules.default.analysis import Axis, Nest, largest_divisor
 from tvmquant.schedules.default.parallel import parallelize
@@ -22,18 +21,13 @@ def schedule_reduction(nest: Nest, cores: int) -> str | None:
         return None
     along = _contiguous_axis(nest)
     if nest.store is None or along is None:
-        parallelize(nest.sch, [a.loop for a in nest.spatial] or [], nest.work, cores)
+        parallelize(nest.sch, [a.loop for a in nest.spatial] or [], nest.nanoseconds, cores)
         return "reduction"
     if along.reduce:
         return _inner(nest, along, cores)
     if prod(axis.extent for axis in nest.reduction) <= _SMALL_WINDOW:
         return _window(nest, along, cores)
     return _outer(nest, along, cores)
-
-
-def needs_reassociation(nest: Nest) -> bool:
-    """Whether only a reordering of float additions lets LLVM vectorize the block."""
-    return bool(nest.reduction) and "float" in str(nest.stmt.writes[0].source.dtype)
 
 
 def _contiguous_axis(nest: Nest) -> Axis | None:
@@ -52,20 +46,19 @@ def _inner(nest: Nest, along: Axis, cores: int) -> str:
     sch.reorder(*(axis.loop for axis in [*nest.spatial, *others, along]))
     outer = [axis.loop for axis in nest.spatial]
     lanes = largest_divisor(along.extent, _LANES // 2)
-    if lanes >= 8 and (_is_extremum(nest) or not outer):
-        # LLVM reorders sums when allowed to, extrema and results in memory never.
+    if lanes >= 4 and (_is_float(nest) or not outer):
+        # LLVM may not reorder float additions, and keeps a scalar result in memory.
         chunk, lane = sch.split(along.loop, [None, lanes])
         sch.reorder(lane, *(axis.loop for axis in others), chunk)
         partial = sch.rfactor(lane, len(nest.store.buffer.shape))
         rows, lane, rest = _rfactor_loops(sch, partial, len(outer))
         sch.reorder(*rows, *rest, lane)
         sch.vectorize(lane)
-        sch.decompose_reduction(partial, rest[0])
-        if rows:
-            parallelize(sch, rows, nest.work, cores)
+        parallelize(sch, rows, nest.nanoseconds, cores)
+        init = sch.decompose_reduction(partial, rest[0])
+        sch.vectorize(sch.get_loops(init)[-1])
         return "reduction-lanes"
-    if outer:
-        parallelize(sch, outer, nest.work, cores)
+    parallelize(sch, outer, nest.nanoseconds, cores)
     return "reduction-inner"
 
 
@@ -74,17 +67,15 @@ def _rfactor_loops(sch: s_tir.Schedule, block: Any, rank: int) -> tuple[list, An
     return loops[:rank], loops[rank], loops[rank + 1 :]
 
 
-def _is_extremum(nest: Nest) -> bool:
-    found: list[Any] = []
-    tvm_ffi.structural_walk(nest.store.value, ((tirx.Max, tirx.Min), found.append))
-    return bool(found) and isinstance(nest.store.value, tirx.Max | tirx.Min)
+def _is_float(nest: Nest) -> bool:
+    return "float" in str(nest.store.buffer.dtype)
 
 
 def _window(nest: Nest, along: Axis, cores: int) -> str:
     """Small windows: outputs stay in natural order, LLVM unrolls the window."""
     outer = [axis.loop for axis in nest.spatial if axis is not along]
     if outer and nest.axes.index(along) == len(outer):
-        parallelize(nest.sch, outer, nest.work, cores)
+        parallelize(nest.sch, outer, nest.nanoseconds, cores)
     return "window"
 
 
@@ -102,8 +93,7 @@ def _outer(nest: Nest, along: Axis, cores: int) -> str:
     else:
         outer = others
         sch.reorder(*outer, *reduced, along.loop)
-    if outer:
-        parallelize(sch, outer, nest.work, cores)
+    parallelize(sch, outer, nest.nanoseconds, cores)
     init = sch.decompose_reduction(nest.block, reduced[0])
     if lanes >= 16 or lanes == along.extent:
         sch.vectorize(sch.get_loops(init)[-1])

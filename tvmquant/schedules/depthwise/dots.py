@@ -35,6 +35,9 @@ class Dot:
         Element types of stored slots.
     x_vector, w_vector : int
         Elements of one part of a stored slot, per operand for the weights.
+    clamps_low : bool
+        Whether :meth:`round` takes values of any magnitude below zero (as something very
+        negative) and :meth:`pack` applies the lower clamp.
     """
 
     group = 1
@@ -42,6 +45,7 @@ class Dot:
     operands = 1
     x_dtype = "int16"
     w_dtype = "int16"
+    clamps_low = False
 
     def __init__(self, width: int) -> None:
         self.width = width
@@ -64,12 +68,16 @@ class Dot:
         """The same for int8 weights: ``parts`` lists of ``operands`` vectors."""
         return [[cast("int16", self.width, lines[0])]]
 
+    def needed(self, kernel_rows: tuple[int | None, ...]) -> list[bool]:
+        """Which operands are not all zero where lines meet these rows of the kernel."""
+        return [True] * self.operands
+
     def prepare(self, x: Expr) -> list[Expr]:
         """Turn a stored part of a slot into what :meth:`dot` takes."""
         return [cast("int32", self.lanes, x)]
 
-    def dot(self, acc: Expr, x: list[Expr], w: list[Expr]) -> Expr:
-        """Accumulate one slot."""
+    def dot(self, acc: Expr, x: list[Expr], w: list[Expr | None]) -> Expr:
+        """Accumulate one slot; operands that are not needed are None."""
         return acc + x[0] * cast("int32", self.lanes, w[0])
 
     def round(self, value: Expr) -> Expr:
@@ -81,19 +89,17 @@ class Dot:
         bits = bits_as("int32", self.lanes, biased)
         return bits - splat("int32", int(np.float32(magic).view(np.int32)), self.lanes)
 
-    def pack(self, parts: list[Expr], zero_point: Expr, low: Expr, high: Expr) -> Expr:
-        """Add the zero point, clamp and narrow: uint8 vector in channel order.
+    def pack(self, parts: list[Expr], zero_point: Expr, low: Expr) -> Expr:
+        """Add the zero point and narrow: uint8 vector in channel order.
 
         Parameters
         ----------
         parts : list of Expr
-            int32 results without zero point, within ±2**14 or (if too small) anything below.
-        zero_point, low, high : Expr
+            int32 results without zero point, clamped (with ``clamps_low`` only from above).
+        zero_point, low : Expr
             int32 scalars.
         """
-        value = tirx.max(parts[0], broadcast(low - zero_point, self.lanes))
-        value = tirx.min(value, broadcast(high - zero_point, self.lanes))
-        return cast("uint8", self.lanes, value + broadcast(zero_point, self.lanes))
+        return cast("uint8", self.lanes, parts[0] + broadcast(zero_point, self.lanes))
 
 
 class _Quads(Dot):
@@ -103,6 +109,7 @@ class _Quads(Dot):
     parts = 4
     x_dtype = "uint8"
     w_dtype = "int8"
+    clamps_low = True
 
     def __init__(self, width: int) -> None:
         super().__init__(width)
@@ -147,7 +154,7 @@ class _Quads(Dot):
         name = {8: "llvm.x86.avx.cvt.ps2dq.256", 4: "llvm.x86.sse2.cvtps2dq"}[lanes]
         return intrinsic("int32", lanes, name, value)
 
-    def pack(self, parts: list[Expr], zero_point: Expr, low: Expr, high: Expr) -> Expr:
+    def pack(self, parts: list[Expr], zero_point: Expr, low: Expr) -> Expr:
         width = self.width
         words = _by_width(width, "llvm.x86.sse2.packssdw.128", "packssdw")
         bytes_ = _by_width(width, "llvm.x86.sse2.packuswb.128", "packuswb")
@@ -156,8 +163,8 @@ class _Quads(Dot):
             intrinsic("int16", width // 2, words, parts[i], parts[i + 1]) + zero for i in (0, 2)
         ]
         packed = intrinsic("uint8", width, bytes_, *halves)
-        packed = tirx.max(packed, broadcast(tirx.Cast("uint8", low), width))
-        return tirx.min(packed, broadcast(tirx.Cast("uint8", high), width))
+        # Both packs saturate, so whatever was too small is 0 by now.
+        return tirx.max(packed, broadcast(tirx.Cast("uint8", low), width))
 
 
 def _by_width(width: int, narrow: str, name: str) -> str:
@@ -169,13 +176,16 @@ def _by_width(width: int, narrow: str, name: str) -> str:
 class VnniQuads(_Quads):
     """``vpdpbusd``: four products and their sum in one instruction."""
 
-    def dot(self, acc: Expr, x: list[Expr], w: list[Expr]) -> Expr:
+    def dot(self, acc: Expr, x: list[Expr], w: list[Expr | None]) -> Expr:
         name = f"llvm.x86.avx512.vpdpbusd.{8 * self.width}"
         return intrinsic("int32", self.lanes, name, acc, x[0], w[0])
 
 
 class WordQuads(_Quads):
-    """``vpmaddwd`` on the even and the odd bytes, widened: exact for any 8-bit weights."""
+    """``vpmaddwd`` on the even and the odd bytes, widened: exact for any 8-bit weights.
+
+    Lines are stored in the order 0, 2, 1, 3: the even bytes hold the first two.
+    """
 
     operands = 2
     w_dtype = "int16"
@@ -183,6 +193,12 @@ class WordQuads(_Quads):
     def __init__(self, width: int) -> None:
         super().__init__(width)
         self.w_vector = width // 2
+
+    def interleave(self, lines: list[Expr]) -> list[Expr]:
+        return super().interleave([lines[i] for i in (0, 2, 1, 3)])
+
+    def needed(self, kernel_rows: tuple[int | None, ...]) -> list[bool]:
+        return [any(row is not None for row in kernel_rows[i : i + 2]) for i in (0, 2)]
 
     def interleave_weights(self, lines: list[Expr]) -> list[list[Expr]]:
         eight = splat("int16", 8, self.w_vector)
@@ -197,23 +213,23 @@ class WordQuads(_Quads):
         )
         return [bits_as("int16", self.w_vector, half) for half in pair]
 
-    def dot(self, acc: Expr, x: list[Expr], w: list[Expr]) -> Expr:
+    def dot(self, acc: Expr, x: list[Expr], w: list[Expr | None]) -> Expr:
         name = _by_width(self.width, "llvm.x86.sse2.pmadd.wd", "pmadd.wd")
-        even, odd = (intrinsic("int32", self.lanes, name, a, b) for a, b in zip(x, w))
-        return acc + even + odd
+        for a, b in zip(x, w):
+            if b is not None:
+                acc = acc + intrinsic("int32", self.lanes, name, a, b)
+        return acc
 
 
 class ByteQuads(_Quads):
     """``vpmaddubsw``, where no pair of products can leave int16."""
 
-    def dot(self, acc: Expr, x: list[Expr], w: list[Expr]) -> Expr:
+    def dot(self, acc: Expr, x: list[Expr], w: list[Expr | None]) -> Expr:
         width = self.width
         name = _by_width(width, "llvm.x86.ssse3.pmadd.ub.sw.128", "pmadd.ub.sw")
         pairs = intrinsic("int16", width // 2, name, x[0], w[0])
         name = _by_width(width, "llvm.x86.sse2.pmadd.wd", "pmadd.wd")
-        return acc + intrinsic(
-            "int32", self.lanes, name, pairs, splat("int16", 1, width // 2)
-        )
+        return acc + intrinsic("int32", self.lanes, name, pairs, splat("int16", 1, width // 2))
 
 
 _WIDTHS = {"avx512_vnni": (64, 32, 16), "avx_vnni": (32, 16), "avx2": (32, 16)}

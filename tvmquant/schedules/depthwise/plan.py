@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 from tvmquant.schedules.workload import Workload
 
-# Bounds of the search; more rows or columns than this only spill registers.
-_MAX_ROWS = 4
-_MAX_TILE = 8
+# Columns of a tile; wider ones spill registers.
+_MAX_COLUMNS = {1: 2, 4: 4}
 _TASKS_PER_CORE = 4
 
 
@@ -90,7 +88,7 @@ def make_plan(workload: Workload, widths: tuple[int, ...], group: int, num_cores
     width = fitting[0] if fitting and multiplier == 1 else widths[-1]
     blocks = -(-channels // width)
     rows = _choose_rows(workload, group, oh)
-    columns = _choose_columns(ow, max(1, _MAX_TILE // rows))
+    columns = _choose_columns(ow, _MAX_COLUMNS[group])
     lines, taps = _tile_taps(rows, kh, workload.strides[0], workload.dilation[0], group)
     row_tiles = -(-oh // rows)
     tasks = -(-_TASKS_PER_CORE * num_cores // (blocks * n))
@@ -129,22 +127,15 @@ def _tile_taps(
 
 
 def _choose_rows(workload: Workload, group: int, out_rows: int) -> int:
-    """Output rows of a tile: the fewest vector instructions per output.
+    """Output rows of a tile: two where that needs no more slots than one, else one.
 
-    Wide tiles share interleaved inputs among output rows, but their slots hold more zeros.
+    Two rows share the interleaving of their inputs; more rows were slower in every layer tried.
     """
-    if group == 1:
+    if group == 1 or out_rows < 2:
         return 1
-    kh, kw = workload.w_shape[1:3]
-
-    def cost(rows: int) -> float:
-        lines, taps = _tile_taps(rows, kh, workload.strides[0], workload.dilation[0], group)
-        slots = -(-len(lines) // group)
-        interleave = workload.strides[1] * (len(lines) + 12 * slots)
-        computed = math.ceil(out_rows / rows) * rows
-        return (interleave + 4 * kw * len(taps)) / rows * computed / out_rows
-
-    return min(range(1, min(_MAX_ROWS, out_rows) + 1), key=cost)
+    kh, stride, dilation = workload.w_shape[1], workload.strides[0], workload.dilation[0]
+    one, two = (len(_tile_taps(r, kh, stride, dilation, group)[0]) for r in (1, 2))
+    return 2 if -(-one // group) == -(-two // group) else 1
 
 
 def _choose_columns(out_columns: int, limit: int) -> int:

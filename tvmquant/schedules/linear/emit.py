@@ -6,6 +6,7 @@ groups, blocks of output channels, register tiles, reduction steps.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from tvm import tirx
@@ -16,7 +17,7 @@ from tvmquant.schedules.linear.epilogue import PARAM_DTYPES, Epilogue
 from tvmquant.schedules.linear.geometry import InputPlan
 from tvmquant.schedules.linear.isa import InstructionSet
 from tvmquant.schedules.linear.tiling import Tiling
-from tvmquant.schedules.linear.tir import Expr, Register, broadcast, i64, load, splat
+from tvmquant.schedules.linear.tir import Expr, Register, i64, load, splat
 from tvmquant.schedules.linear.workspace import emit_copy
 from tvmquant.schedules.workload import Workload
 
@@ -25,7 +26,6 @@ from tvmquant.schedules.workload import Workload
 class Plan:
     """Everything that decides the code of one kernel."""
 
-    name: str
     workload: Workload
     isa: InstructionSet
     input: InputPlan
@@ -49,12 +49,12 @@ class Plan:
         return len(self.input.run_starts) > 1
 
 
-def emit_prim_func(plan: Plan) -> tirx.PrimFunc:
+def emit_prim_func(plan: Plan, name: str) -> tirx.PrimFunc:
     """Build ``(x, weights, bias, *params, [offsets], qinfo, out)``."""
     workload, flavour = plan.workload, plan.workload.requantize
     with IRBuilder() as builder:
         with T.prim_func(s_tir=True):
-            T.func_name(plan.name)
+            T.func_name(name)
             x = _arg("x", workload.x_shape, "uint8")
             w = _arg("w", (plan.weight_count,), "int8" if workload.w_bits == 8 else "uint8")
             bias = _arg("bias", (plan.param_count,), "int32")
@@ -67,7 +67,7 @@ def emit_prim_func(plan: Plan) -> tirx.PrimFunc:
             out = _arg("out", workload.out_shape, workload.out_dtype)
             T.func_attr(
                 {
-                    "global_symbol": plan.name,
+                    "global_symbol": name,
                     "tirx.noalias": True,
                     "tvmquant.scheduled": True,
                     "op_pattern": 8,
@@ -90,6 +90,16 @@ def _flat(buffer: Expr, shape: tuple[int, ...], dtype: str) -> Expr:
     for extent in shape:
         size *= extent
     return T.decl_buffer((i64(size),), dtype, data=buffer.data)
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where a group begins: in the input, in the output, among the padded channels."""
+
+    reads: Expr
+    x_base: Expr
+    out_base: Expr
+    lane_base: Expr
 
 
 @dataclass
@@ -122,42 +132,146 @@ class _Nest:
     def _chunk(self, chunk: Expr, reads: Expr, x_base: Expr, out_base: Expr) -> None:
         plan, tiling = self.plan, self.plan.tiling
         g = plan.input.geometry
-        part, share = i64(0), tiling.full_blocks
-        pixels = chunk
+        pixels, part = chunk, i64(0)
         if tiling.block_chunks > 1:
-            share = -(-tiling.full_blocks // tiling.block_chunks)
             pixels = T.bind(chunk // tiling.block_chunks)
             part = T.bind(chunk % tiling.block_chunks)
-        tiles = -(-g.out[0] // tiling.rows) * -(-g.out[1] // tiling.columns)
-        first = T.bind(pixels * tiling.chunk_tiles)
-        count = T.bind(T.min(i64(tiling.chunk_tiles), i64(tiles) - first))
-        step_bytes = plan.weight_count // plan.param_count
+        first_tile = T.bind(pixels * tiling.chunk_tiles)
+        tiles = T.bind(T.min(i64(tiling.chunk_tiles), i64(tiling.tiles(g)) - first_tile))
+        first_block = part * tiling.block_share
+        blocks = T.min(i64(tiling.block_share), i64(tiling.full_blocks) - first_block)
         with T.serial(i64(g.groups)) as group:
-            lanes = tiling.group_lanes
-            x_group = T.bind(x_base + group * (plan.input.channels // g.groups))
-            out_group = T.bind(out_base + group * g.group_outputs)
-            params = T.bind(group * lanes)
-            block_lanes = sum(tiling.vectors)
+            place = _Place(
+                reads,
+                T.bind(x_base + group * (plan.input.channels // g.groups)),
+                T.bind(out_base + group * g.group_outputs),
+                T.bind(group * tiling.group_lanes),
+            )
+            lanes = sum(tiling.vectors)
+            with T.serial(blocks) as block:
+                channel = T.bind((first_block + block) * lanes)
+                valid = lanes if tiling.tail else min(lanes, g.group_outputs)
+                self._block(place, channel, tiling.vectors, valid, first_tile, tiles)
+            if not tiling.tail:
+                return
+            channel = tiling.full_blocks * lanes
+            rest = (i64(channel), tiling.tail, g.group_outputs - channel, first_tile, tiles)
+            if tiling.block_chunks == 1:
+                self._block(place, *rest)
+                return
+            with T.If(part == tiling.block_chunks - 1), T.Then():
+                self._block(place, *rest)
 
-            def tile_loop(channel: Expr, vectors: tuple[int, ...], valid: int) -> None:
-                place = _Place(
-                    reads, x_group, out_group, T.bind(params + channel), channel, step_bytes
-                )
-                with T.serial(count) as tile:
-                    self._tile(T.bind(first + tile), vectors, valid, place)
+    def _block(
+        self,
+        place: _Place,
+        channel: Expr,
+        vectors: tuple[int, ...],
+        valid: int,
+        first_tile: Expr,
+        tiles: Expr,
+    ) -> None:
+        plan, tiling = self.plan, self.plan.tiling
+        g = plan.input.geometry
+        per_row = -(-g.out[1] // tiling.columns)
+        with T.serial(tiles) as index:
+            tile = T.bind(first_tile + index)
+            row, column = i64(0), tile
+            if g.out[0] > 1:
+                row, column = tile // per_row, tile % per_row
+            row = T.bind(T.min(row * tiling.rows, i64(g.out[0] - tiling.rows)))
+            column = T.bind(T.min(column * tiling.columns, i64(g.out[1] - tiling.columns)))
+            x_at = T.bind(place.x_base + _pixel(plan, row, column))
+            out_at = T.bind(
+                place.out_base + (row * g.out[1] + column) * g.out_channels + channel
+            )
+            lane = T.bind(place.lane_base + channel)
+            self._tile(place.reads, x_at, out_at, lane, vectors, valid)
 
-            begin = part * share
-            stop = T.min(i64(share), i64(tiling.full_blocks) - begin)
-            valid = block_lanes if tiling.tail else min(block_lanes, g.group_outputs)
-            if not tiling.tail and tiling.full_blocks > 1:
-                valid = g.group_outputs - (tiling.full_blocks - 1) * block_lanes
-            whole = stop
-            split_last = not tiling.tail and valid < block_lanes and tiling.full_blocks > 1
-            del whole
-            with T.serial(stop) as block:
-                tile_loop(T.bind((begin + block) * block_lanes), tiling.vectors, valid)
-            del split_last
-            if tiling.tail:
-                channel = tiling.full_blocks * block_lanes
-                self._tail(part, lambda: tile_loop(i64(channel), tiling.tail,
-                                                   g.group_outputs - channel))
+    def _tile(
+        self,
+        reads: Expr,
+        x_at: Expr,
+        out_at: Expr,
+        lane: Expr,
+        vectors: tuple[int, ...],
+        valid: int,
+    ) -> None:
+        plan, isa, tiling = self.plan, self.plan.isa, self.plan.tiling
+        g = plan.input.geometry
+        shift = isa.scale_shift(plan.workload.w_bits)
+        starts = [sum(vectors[:i]) for i in range(len(vectors))]
+        pixels = [(i, j) for i in range(tiling.rows) for j in range(tiling.columns)]
+        acc = [[Register("int32", width) for width in vectors] for _ in pixels]
+        for row in acc:
+            for register, start, width in zip(row, starts, vectors):
+                # A scaled sum gets its bias after it was scaled back.
+                zero = splat("int32", 0, width)
+                register.set(zero if shift else load(self.bias, lane + start, width))
+        x_pixels = [plan.input.pixel(i, j) for i, j in pixels]
+
+        def step(index: Expr, weights: list[Expr]) -> None:
+            offset = T.bind(x_at + self._offset(index))
+            for row, delta in zip(acc, x_pixels):
+                x = T.bind(isa.load_x(reads, offset + delta))
+                for register, weight, width in zip(row, weights, vectors):
+                    register.set(isa.dot(register.get(), x, weight, width))
+
+        self._reduce(lane, vectors, starts, step)
+        for (i, j), row in zip(pixels, acc):
+            sums = [register.get() for register in row]
+            if shift:
+                sums = [
+                    (value >> splat("int32", shift, width)) + load(self.bias, lane + start, width)
+                    for value, start, width in zip(sums, starts, vectors)
+                ]
+            at = out_at + (i * g.out[1] + j) * g.out_channels
+            self.epilogue.emit(sums, list(vectors), lane, at, valid)
+
+    def _reduce(
+        self,
+        lane: Expr,
+        vectors: tuple[int, ...],
+        starts: list[int],
+        step: Callable[[Expr, list[Expr]], None],
+    ) -> None:
+        """Loop over the steps; ``lane`` is where the block begins among all padded channels."""
+        plan, isa, bits = self.plan, self.plan.isa, self.plan.workload.w_bits
+        steps, per = plan.input.steps, 8 // bits
+        base = T.bind(lane * (plan.weight_count // plan.param_count))
+        stride = sum(vectors) * isa.step
+        if per == 1:
+            with T.serial(i64(steps)) as index:
+                at = T.bind(base + index * stride)
+                weights = [
+                    T.bind(isa.load_weight(self.w, at + start * isa.step, width))
+                    for start, width in zip(starts, vectors)
+                ]
+                step(index, weights)
+            return
+        packed = [Register("int32", width) for width in vectors]
+        with T.serial(i64(-(-steps // per))) as word:
+            at = T.bind(base + word * stride)
+            for register, start, width in zip(packed, starts, vectors):
+                register.set(isa.load_packed(self.w, at + start * isa.step, width))
+            with T.serial(T.min(i64(per), i64(steps) - word * per)) as piece:
+                weights = [
+                    T.bind(isa.unpack(register.get(), bits, width))
+                    for register, width in zip(packed, vectors)
+                ]
+                for register, width in zip(packed, vectors):
+                    register.set(register.get() << splat("int32", bits, width))
+                step(T.bind(word * per + piece), weights)
+
+    def _offset(self, index: Expr) -> Expr:
+        source = self.plan.input
+        if self.table is not None:
+            return tirx.Cast("int64", self.table[index])
+        if source.run % source.step == 0 or source.run < source.step:
+            return index * source.step
+        return T.min(index * source.step, i64(source.run - source.step))
+
+
+def _pixel(plan: Plan, row: Expr, column: Expr) -> Expr:
+    rows, columns = plan.input.pixel(1, 0), plan.input.pixel(0, 1)
+    return row * rows + column * columns

@@ -14,6 +14,7 @@ from tvm.tirx.script import builder as T
 
 from tvmquant.schedules.linear.tir import (
     Expr,
+    Register,
     bits_as,
     broadcast,
     cast,
@@ -98,9 +99,11 @@ class Epilogue:
         start = 0
         while start < len(sums):
             width, end = lanes[start], start + 1
-            while end < len(sums) and lanes[end] == width and end - start < 4:
-                end += 1
             done = sum(lanes[:start])
+            while end < len(sums) and lanes[end] == width and end - start < 4:
+                if done + (end + 1 - start) * width > valid:
+                    break  # a vector that is not stored whole goes alone
+                end += 1
             values = [
                 self._scale(sums[i], channel + (done + (i - start) * width), width)
                 for i in range(start, end)
@@ -184,12 +187,13 @@ class Epilogue:
         if exists >= lanes:
             store(self.out, value, at, lanes)
             return
-        if exists <= 0:
-            return
-        spill = T.alloc_buffer((i64(lanes),), self.out.dtype, scope="local")
-        store(spill, value, i64(0), lanes)
-        for i in range(exists):
-            store(self.out, spill[i64(i)], at + i, 1)
+        spill = Register(str(self.out.dtype), lanes)
+        spill.set(value)
+        done = 0
+        for size in (8, 4, 2, 1):
+            if exists - done >= size:
+                store(self.out, load(spill.buffer, i64(done), size), at + done, size)
+                done += size
 
 
 def _fixed_point(acc: Expr, multiplier: Expr, shift: Expr, lanes: int) -> Expr:

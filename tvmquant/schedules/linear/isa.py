@@ -25,7 +25,7 @@ def _repeat_byte(value: int) -> int:
 
 
 class InstructionSet:
-    """Portable code: one activation a step, widened to int32.
+    """Portable code: one activation a step, both factors widened from int16 to int32.
 
     Attributes
     ----------
@@ -40,6 +40,9 @@ class InstructionSet:
         Vector registers that a tile may use.
     scratch : int
         Registers that the multiply-add step itself needs.
+    multiplies, weight_cost : int
+        Multiplications of one step, and loads that one weight vector is worth (for the model
+        that chooses tiles).
     x86 : bool
         Whether the epilogue may use the x86 pack and convert instructions.
     """
@@ -50,6 +53,8 @@ class InstructionSet:
     x_dtype: str = "uint8"
     registers: int = 16
     scratch: int = 1
+    multiplies: int = 1
+    weight_cost: int = 2
     x86: bool = False
 
     def scale_shift(self, bits: int) -> int:
@@ -57,12 +62,12 @@ class InstructionSet:
         return 0
 
     def load_x(self, x: Expr, offset: Expr) -> Expr:
-        """The ``step`` activations at ``offset`` as one int32."""
-        return tirx.Cast("int32", x[offset])
+        """The ``step`` activations at ``offset`` as one scalar."""
+        return tirx.Cast("int16", x[offset])
 
     def load_weight(self, w: Expr, offset: Expr, lanes: int) -> Expr:
         """Whole-byte weights in the form that :meth:`dot` takes."""
-        return cast("int32", lanes, load(w, offset, lanes))
+        return cast("int16", lanes, load(w, offset, lanes))
 
     def load_packed(self, w: Expr, offset: Expr, lanes: int) -> Expr:
         """Sub-byte weights as an int32 register, see the module's text."""
@@ -71,12 +76,14 @@ class InstructionSet:
     def unpack(self, packed: Expr, bits: int, lanes: int) -> Expr:
         """Weights of the topmost piece of ``packed`` in the form that :meth:`dot` takes."""
         if bits == 1:
-            return (packed >> splat("int32", 31, lanes)) | splat("int32", 1, lanes)
-        return packed >> splat("int32", 32 - bits, lanes)
+            w = (packed >> splat("int32", 31, lanes)) | splat("int32", 1, lanes)
+        else:
+            w = packed >> splat("int32", 32 - bits, lanes)
+        return cast("int16", lanes, w)
 
     def dot(self, acc: Expr, x: Expr, w: Expr, lanes: int) -> Expr:
         """Accumulator after one step."""
-        return acc + broadcast(x, lanes) * w
+        return acc + cast("int32", lanes, broadcast(x, lanes)) * cast("int32", lanes, w)
 
 
 class _X86(InstructionSet):
@@ -84,6 +91,7 @@ class _X86(InstructionSet):
 
     step = 4
     x86 = True
+    weight_cost = 1
 
     def load_x(self, x: Expr, offset: Expr) -> Expr:
         return bits_as("int32", 1, load(x, offset, self.step))
@@ -127,17 +135,20 @@ _PMADDUBSW = {8: "llvm.x86.avx2.pmadd.ub.sw", 4: "llvm.x86.ssse3.pmadd.ub.sw.128
 _PSHUFB = {8: "llvm.x86.avx2.pshuf.b", 4: "llvm.x86.ssse3.pshuf.b.128"}
 
 
-class Avx2Bytes(_X86):
-    """``vpmaddubsw``, only for weights of which no adjacent pair can saturate its int16."""
+class Bytes(_X86):
+    """``pmaddubsw``, only for weights of which no adjacent pair can saturate its int16."""
 
-    name = "avx2_maddubs"
-    lanes = (8, 4)
     scratch = 3
+    multiplies = 2
     _codes: ClassVar[dict[int, list[int]]] = {
         4: [*range(8), *range(-8, 0)],
         2: [0, 1, -2, -1] * 4,
         1: [1, -1] * 8,
     }
+
+    def __init__(self, avx2: bool) -> None:
+        self.name = "avx2_maddubs" if avx2 else "sse_maddubs"
+        self.lanes = (8, 4) if avx2 else (4,)
 
     def unpack(self, packed: Expr, bits: int, lanes: int) -> Expr:
         index = packed >> splat("int32", 8 - bits, lanes)
@@ -156,14 +167,17 @@ class Avx2Bytes(_X86):
         return acc + intrinsic("int32", lanes, _PMADDWD[lanes], pairs, ones)
 
 
-class Avx2Words(_X86):
-    """``vpmaddwd`` on values widened to int16: exact for any 8-bit weights."""
+class Words(_X86):
+    """``pmaddwd`` on values widened to int16: exact for any 8-bit weights."""
 
-    name = "avx2_maddwd"
-    lanes = (8, 4)
     step = 2
     x_dtype = "int16"
     scratch = 2
+    weight_cost = 2
+
+    def __init__(self, avx2: bool) -> None:
+        self.name = "avx2_maddwd" if avx2 else "sse_maddwd"
+        self.lanes = (8, 4) if avx2 else (4,)
 
     def load_weight(self, w: Expr, offset: Expr, lanes: int) -> Expr:
         return cast("int16", 2 * lanes, load(w, offset, 2 * lanes))
@@ -179,7 +193,7 @@ def choose(isa: str, w_bits: int, x_bits: int, depth: int, no_saturation: bool) 
     Parameters
     ----------
     isa : str
-        ``Device.isa``.
+        ``avx512_vnni``, ``avx_vnni``, ``avx2``, ``sse`` (128 bits, from SSSE3 on) or ``generic``.
     w_bits, x_bits : int
     depth : int
         Products in one output value.
@@ -190,7 +204,8 @@ def choose(isa: str, w_bits: int, x_bits: int, depth: int, no_saturation: bool) 
         # Scaled sub-byte weights lie within ±128: their sum must not leave int32.
         fits = w_bits == 8 or depth * ((1 << x_bits) - 1) * 128 < 1 << 31
         return Vnni(isa == "avx512_vnni") if fits else InstructionSet()
-    if isa == "avx2":
+    if isa in ("avx2", "sse"):
         # Below 8 bits a pair is at most 255 * (8 + 8) in magnitude.
-        return Avx2Bytes() if w_bits < 8 or no_saturation else Avx2Words()
+        make = Bytes if w_bits < 8 or no_saturation else Words
+        return make(isa == "avx2")
     return InstructionSet()

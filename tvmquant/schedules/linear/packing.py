@@ -25,7 +25,7 @@ def cannot_saturate(weight: np.ndarray, x_bits: int = 8) -> bool:
     return top <= 32767 and bottom >= -32768
 
 
-def pad_outputs(values: np.ndarray, outputs: int, groups: int, lanes: int) -> np.ndarray:
+def pack_outputs(values: np.ndarray, outputs: int, groups: int, lanes: int) -> np.ndarray:
     """``[outputs]`` or ``[1]`` → flat ``[groups * lanes]``, zeros behind each group's outputs."""
     rows = np.broadcast_to(values.reshape(-1), (outputs,)).reshape(groups, -1)
     return np.pad(rows, ((0, 0), (0, lanes - rows.shape[1]))).reshape(-1)

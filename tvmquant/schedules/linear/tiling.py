@@ -10,15 +10,17 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from tvmquant.schedules.linear.geometry import InputPlan
+from tvmquant.schedules.linear.geometry import Geometry, InputPlan
 from tvmquant.schedules.linear.isa import InstructionSet
 
 # Chunks should stay in the first-level cache, heavy layers' activations in the second.
 _CHUNK_BYTES = 16 << 10
+_LEVEL1_WEIGHTS = 24 << 10
 _LARGE_WEIGHTS = 128 << 10
-_PARALLEL_MACS = 1 << 20
-_MACS_PER_CHUNK = 1 << 18
-_MAX_CHUNKS = 32
+_PARALLEL_MACS = 1 << 21
+_MACS_PER_CHUNK = 1 << 20
+_MAX_CHUNKS = 16
+_MAX_TILE = 12  # pixels or vectors: bounds the code of one tile
 
 
 @dataclass(frozen=True)
@@ -37,8 +39,10 @@ class Tiling:
         Lanes of the vectors of the last, smaller block; empty if there is none.
     chunk_tiles : int
         Register tiles of one chunk.
-    chunks, block_chunks : int
-        Chunks of the image and of the blocks; their product is shared out to the threads.
+    chunks : int
+        Chunks of the image.
+    block_share : int
+        Full blocks that one chunk computes.
     parallel : bool
         Whether the layer is worth threads.
     """
@@ -50,13 +54,22 @@ class Tiling:
     tail: tuple[int, ...]
     chunk_tiles: int
     chunks: int
-    block_chunks: int
+    block_share: int
     parallel: bool
 
     @property
     def blocks(self) -> list[int]:
         """Output channels of every block of a group, padding included."""
         return [sum(self.vectors)] * self.full_blocks + ([sum(self.tail)] if self.tail else [])
+
+    @property
+    def block_chunks(self) -> int:
+        """Parts into which the blocks are cut; together with ``chunks`` the threads' work."""
+        return -(-self.full_blocks // self.block_share)
+
+    def tiles(self, geometry: Geometry) -> int:
+        """Register tiles that cover one image."""
+        return _tiles(geometry, self.rows, self.columns)
 
     @property
     def group_lanes(self) -> int:
@@ -78,64 +91,74 @@ def choose(plan: InputPlan, isa: InstructionSet, w_bits: int) -> Tiling:
     """Choose all sizes by a small model of the inner loop's cost."""
     g = plan.geometry
     widths = split_lanes(g.group_outputs, isa.lanes)
-    best = min(_candidates(plan, isa, widths, w_bits), key=lambda c: c[0])
-    _, rows, columns, count = best
-    full = len([w for w in widths if w == widths[0]]) // count
+    # A vector with lanes to spare is stored in pieces: it belongs into the last block.
+    exact = len(widths) - (sum(widths) > g.group_outputs)
+    wide = len([w for w in widths[:exact] if w == widths[0]])
+    _, rows, columns, count = min(_candidates(plan, isa, len(widths), wide, w_bits))
+    full = wide // count
+    vectors, tail = tuple(widths[:count]), tuple(widths[full * count :])
     if full == 0:
         vectors, tail, full = tuple(widths), (), 1
-    else:
-        vectors, tail = tuple(widths[:count]), tuple(widths[full * count :])
-    tiles = -(-g.out[0] // rows) * -(-g.out[1] // columns)
-    outputs = g.out[0] * g.out[1]
+    tiles = _tiles(g, rows, columns)
     depth = plan.steps * plan.step
-    macs = outputs * g.images * g.out_channels * depth
-    wanted = max(1, min(_MAX_CHUNKS, macs // g.images // _MACS_PER_CHUNK))
+    macs = g.out[0] * g.out[1] * g.out_channels * depth
+    wanted = max(1, min(_MAX_CHUNKS, macs // _MACS_PER_CHUNK))
     x_bytes = plan.size[0] * plan.size[1] * plan.channels * (1 if plan.dtype == "uint8" else 2)
-    large = g.out_channels * depth * w_bits // 8 > _LARGE_WEIGHTS
-    limit = max(1, (8 if large else 1) * _CHUNK_BYTES * tiles // x_bytes)
-    chunk_tiles = min(limit, tiles)
-    if not large:
-        chunk_tiles = min(chunk_tiles, -(-tiles // wanted))
+    heavy = g.out_channels * depth * w_bits // 8 > _LARGE_WEIGHTS
+    # Heavy weights are read once a chunk: larger chunks, and threads share the blocks.
+    limit = max(1, (8 if heavy else 1) * _CHUNK_BYTES * tiles // x_bytes)
+    chunk_tiles = min(tiles, limit) if heavy else min(limit, -(-tiles // wanted))
     chunks = -(-tiles // chunk_tiles)
-    block_chunks = min(full, max(1, wanted // chunks)) if g.groups == 1 else 1
-    parallel = macs >= _PARALLEL_MACS and chunks * block_chunks > 1
-    if not parallel:
-        block_chunks = 1
-    return Tiling(
-        rows, columns, vectors, full, tail, chunk_tiles, chunks, block_chunks, parallel
-    )
+    share = full if g.groups > 1 else -(-full // max(1, wanted // chunks))
+    parallel = macs >= _PARALLEL_MACS and (chunks > 1 or share < full)
+    share = share if parallel else full
+    return Tiling(rows, columns, vectors, full, tail, chunk_tiles, chunks, share, parallel)
+
+
+def _tiles(g: Geometry, rows: int, columns: int) -> int:
+    return -(-g.out[0] // rows) * -(-g.out[1] // columns)
 
 
 def _candidates(
-    plan: InputPlan, isa: InstructionSet, widths: list[int], w_bits: int
+    plan: InputPlan, isa: InstructionSet, total: int, wide: int, w_bits: int
 ) -> Iterator[tuple[float, int, int, int]]:
-    """(cost, tile rows, tile columns, vectors a block) of every tile that fits the registers."""
-    height, width = plan.geometry.out
-    wide = len([w for w in widths if w == widths[0]])
-    for count in sorted({*range(1, wide + 1), len(widths)}):
-        full, rest = divmod(wide, count)
-        narrow = len(widths) - wide
-        blocks = [count] * full + ([rest + narrow] if rest + narrow else [])
-        if full == 0:
-            blocks = [len(widths)]
+    """(cost, tile rows, tile columns, vectors a block) of every tile that fits the registers.
+
+    ``wide`` of the ``total`` vectors can make up full blocks, the others go into the last one.
+    """
+    g = plan.geometry
+    for count in sorted({*range(1, wide + 1), total}):
+        full = wide // count
+        rest = total - full * count
+        blocks = [count] * full + ([rest] if rest else [])
         held = max(blocks)
-        if held > 12:
+        if held > _MAX_TILE and count > 1:
             continue
-        for columns in range(1, min(width, 12) + 1):
-            for rows in range(1, min(height, 12 // columns) + 1):
+        for columns in range(1, min(g.out[1], _MAX_TILE) + 1):
+            for rows in range(1, min(g.out[0], _MAX_TILE // columns) + 1):
                 pixels = rows * columns
                 weights = held if pixels > 1 or w_bits < 8 else 1
                 unpacked = held if w_bits < 8 else 0
-                if pixels * held + weights + unpacked + isa.scratch > isa.registers:
+                needed = pixels * held + weights + unpacked + isa.scratch
+                if needed > isa.registers and (count, pixels) != (1, 1):
                     continue
-                tiles = -(-height // rows) * -(-width // columns)
-                cost = sum(_block_cost(plan.steps, pixels, v, w_bits) for v in blocks)
+                cost = sum(_block_cost(plan, isa, pixels, v, w_bits) for v in blocks)
                 # Equal costs: prefer tiles along a row.
-                yield tiles * cost * (1 + 1e-3 * (rows - 1)), rows, columns, count
+                cost *= _tiles(g, rows, columns) * (1 + 1e-3 * (rows - 1))
+                yield cost, rows, columns, count
 
 
-def _block_cost(steps: int, pixels: int, vectors: int, w_bits: int) -> float:
-    """Half cycles of one tile: two multiply-adds or loads a cycle, four cycles of latency."""
+def _block_cost(
+    plan: InputPlan, isa: InstructionSet, pixels: int, vectors: int, w_bits: int
+) -> float:
+    """Half cycles of one tile.
+
+    Two multiplications and two loads a cycle, four cycles of latency, half a vector a cycle
+    from the second-level cache for weights that the first one cannot hold.
+    """
     unpack = 0 if w_bits == 8 else 2 * vectors
-    step = max(pixels * vectors + unpack, pixels + vectors, 8)
-    return steps * (step + 1) + 6 * pixels * vectors + 20
+    loads = pixels + isa.weight_cost * vectors
+    step = max(isa.multiplies * pixels * vectors + unpack, loads, 8)
+    if plan.steps * vectors * isa.lanes[0] * isa.step * w_bits // 8 > _LEVEL1_WEIGHTS:
+        step = max(step, 4 * vectors * w_bits // 8)
+    return plan.steps * (step + 1 + 0.1 * loads) + 6 * pixels * vectors + 20

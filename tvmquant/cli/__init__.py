@@ -1,0 +1,263 @@
+"""The command line: ``tvmquant compile | run | bench | inspect | evaluate | demo``.
+
+Exit codes: 0 done, 1 failed, 2 bad input (one line on stderr, no traceback).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import warnings
+from pathlib import Path
+from typing import Any
+
+import click
+
+from tvmquant import __version__
+from tvmquant.errors import InputError, TargetError, TvmQuantError
+
+# TVM, NumPy and rich are imported inside the commands: --help must not wait for them.
+
+
+class _Group(click.Group):
+    """Turns the errors of tvmquant into one line and an exit code."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            with warnings.catch_warnings():
+                warnings.showwarning = _show_warning
+                return super().invoke(ctx)
+        except InputError as error:
+            _fail(error, 2)
+        except (TvmQuantError, MemoryError) as error:
+            _fail(error, 1)
+
+
+def _fail(error: BaseException, code: int) -> None:
+    text = " ".join(str(error).split()) or type(error).__name__
+    click.echo(f"error: {text}", err=True)
+    sys.exit(code)
+
+
+def _show_warning(message: Any, *_where: Any, **_more: Any) -> None:
+    click.echo(f"warning: {' '.join(str(message).split())}", err=True)
+
+
+@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="tvmquant")
+def main() -> None:
+    """Quantize a trained network to 8, 4, 2 or 1 bits and compile it to an integer program."""
+
+
+@main.command("compile")
+@click.argument("model", type=click.Path(path_type=Path))
+@click.option(
+    "-o", "--output", required=True, type=click.Path(path_type=Path), help="Folder to write."
+)
+@click.option("--target", default="host", show_default=True, help="host, or a TVM target as JSON.")
+@click.option("--bits", default="8", show_default=True, help="8, 4, 2, 1 or a name as w4a8.")
+@click.option("--recipe", type=click.Path(path_type=Path), help="Recipe as JSON.")
+@click.option(
+    "--calibration",
+    type=click.Path(path_type=Path),
+    help=".npz, one array an input, samples first.",
+)
+@click.option(
+    "--input-shape", "shapes", multiple=True, metavar="NAME=1,3,224,224", help="Repeatable."
+)
+def compile_command(
+    model: Path,
+    output: Path,
+    target: str,
+    bits: str,
+    recipe: Path | None,
+    calibration: Path | None,
+    shapes: tuple[str, ...],
+) -> None:
+    """Quantize and compile MODEL (ONNX) into a folder."""
+    import tvmquant
+    from tvmquant.cli.display import progress_bars
+    from tvmquant.recipe import Recipe, parse_bits
+    from tvmquant.runtime.bundle import bundle_bytes, check_destination
+
+    # Everything cheap is checked before the work starts.
+    input_shapes = dict(_parse_shape(text) for text in shapes)
+    parse_bits(bits)
+    chosen = Recipe.load(recipe) if recipe is not None else None
+    parsed_target = _parse_target(target)
+    check_destination(output)
+    with progress_bars() as progress:
+        compiled = tvmquant.compile(
+            model,
+            target=parsed_target,
+            bits=bits,
+            calibration=calibration,
+            recipe=chosen,
+            input_shapes=input_shapes or None,
+            progress=progress,
+        )
+        progress("save", 0, 1)
+        compiled.save(output)
+        progress("save", 1, 1)
+    manifest = compiled.manifest
+    click.echo(
+        f"{output}: {manifest.precision} for {manifest.target}, {len(manifest.layers)} layers, "
+        f"{bundle_bytes(output):,} bytes"
+    )
+
+
+@main.command()
+@click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
+@click.option("--inputs", required=True, type=click.Path(path_type=Path), help=".npz by name.")
+@click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help=".npz.")
+def run(folder: Path, inputs: Path, output: Path) -> None:
+    """Run a compiled model once on the arrays of an .npz file."""
+    import tvmquant
+    from tvmquant.cli.files import check_output, read_npz, write_npz
+
+    check_output(output)
+    arrays = read_npz(inputs)
+    model = tvmquant.load(folder)
+    results = model.run(arrays)
+    write_npz(output, results)
+    for info in model.outputs:
+        click.echo(f"{output}: {info}")
+
+
+@main.command()
+@click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
+@click.option("--threads", default=1, show_default=True, type=click.IntRange(1))
+@click.option("--repeats", default=50, show_default=True, type=click.IntRange(1))
+@click.option("--warmup", default=5, show_default=True, type=click.IntRange(0))
+@click.option("--inputs", type=click.Path(path_type=Path), help=".npz by name; noise by default.")
+@click.option("--profile", is_flag=True, help="Time of every layer as well.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def bench(
+    folder: Path,
+    threads: int,
+    repeats: int,
+    warmup: int,
+    inputs: Path | None,
+    profile: bool,
+    as_json: bool,
+) -> None:
+    """Time a compiled model on this machine."""
+    import tvmquant
+    from tvmquant.cli.display import output_console, progress_bars
+    from tvmquant.cli.files import read_npz
+    from tvmquant.runtime.threads import pool_size
+
+    # Read when the pool starts, and a pool cannot grow afterwards.
+    if pool_size() < threads <= (os.cpu_count() or 1):
+        os.environ["TVM_NUM_THREADS"] = str(threads)
+    arrays = read_npz(inputs) if inputs is not None else None
+    model = tvmquant.load(folder)
+    with progress_bars() as progress:
+        result = model.benchmark(
+            arrays, warmup=warmup, repeats=repeats, threads=threads, progress=progress
+        )
+    layers = model.profile(arrays, repeats=min(repeats, 20), threads=threads) if profile else None
+    if as_json:
+        data = result.to_dict()
+        if layers is not None:
+            data["profile"] = layers.to_dict()
+        click.echo(json.dumps(data, indent=2))
+        return
+    click.echo(str(result))
+    if layers is not None:
+        output_console().print(layers.table())
+
+
+@main.command()
+@click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def inspect(folder: Path, as_json: bool) -> None:
+    """Show what a compiled model consists of (made for any device)."""
+    from tvmquant.cli.display import layer_table, output_console
+    from tvmquant.runtime.bundle import bundle_bytes, read_manifest
+
+    manifest, size = read_manifest(folder), bundle_bytes(folder)
+    if as_json:
+        click.echo(json.dumps({"library_bytes": size, **manifest.to_dict()}, indent=2))
+        return
+    output_console().print(layer_table(manifest))
+    click.echo(f"source     {manifest.source or '-'}")
+    click.echo(f"precision  {manifest.precision}")
+    click.echo(f"target     {manifest.target} ({' '.join(manifest.features) or 'no features'})")
+    click.echo(f"inputs     {'; '.join(map(str, manifest.inputs))}")
+    click.echo(f"outputs    {'; '.join(map(str, manifest.outputs))}")
+    click.echo(f"size       {size:,} bytes, of which constants {manifest.weight_bytes:,}")
+
+
+@main.command()
+@click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
+@click.option(
+    "--dataset", required=True, type=click.Path(path_type=Path), help=".npz with x and y."
+)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def evaluate(folder: Path, dataset: Path, as_json: bool) -> None:
+    """Top-1 accuracy of a classifier on x (samples first) and y (class numbers)."""
+    import tvmquant
+    from tvmquant.cli.display import progress_bars
+    from tvmquant.cli.files import read_npz
+    from tvmquant.runtime.accuracy import top1
+
+    arrays = read_npz(dataset)
+    missing = sorted({"x", "y"} - set(arrays))
+    if missing:
+        raise InputError(
+            f"{dataset} lacks the array {', '.join(missing)} (it has "
+            f"{', '.join(arrays) or 'none'}): save x and y"
+        )
+    model = tvmquant.load(folder)
+    with progress_bars() as progress:
+        accuracy = top1(model, arrays["x"], arrays["y"], progress=progress)
+    samples = len(arrays["y"])
+    if as_json:
+        click.echo(json.dumps({"top1": accuracy, "samples": samples}))
+    else:
+        click.echo(f"top-1 {accuracy:.2%} on {samples:,} samples")
+
+
+@main.command()
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def demo(as_json: bool) -> None:
+    """Quantize the bundled classifier at every precision and compare it with float."""
+    from tvmquant.cli.display import output_console, progress_bars
+    from tvmquant.demo import run_demo
+
+    with progress_bars() as progress:
+        result = run_demo(progress)
+    if as_json:
+        click.echo(json.dumps(result.to_dict(), indent=2))
+    else:
+        output_console().print(result.table())
+
+
+def _parse_shape(text: str) -> tuple[str, tuple[int, ...]]:
+    name, _, dims = text.rpartition("=")
+    try:
+        shape = tuple(int(dim) for dim in dims.split(","))
+    except ValueError:
+        shape = ()
+    if not name or not shape or min(shape) < 1:
+        raise InputError(f"--input-shape {text!r}: write NAME=1,3,224,224 with positive numbers")
+    return name, shape
+
+
+def _parse_target(text: str) -> str | dict[str, Any]:
+    from tvmquant.targets.device import get_device
+
+    target: Any = text
+    if text.lstrip().startswith("{"):
+        try:
+            target = json.loads(text)
+        except ValueError as error:
+            raise TargetError(f"--target is not valid JSON ({error}): use host or JSON") from None
+    get_device(target)
+    return target
+
+
+if __name__ == "__main__":
+    main()

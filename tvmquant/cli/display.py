@@ -1,0 +1,64 @@
+"""Progress bars and tables of the command line."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from tvmquant.runtime.manifest import Manifest
+from tvmquant.runtime.profile import shapes_text
+
+ProgressCallback = Callable[[str, int, int], None]
+
+
+@contextmanager
+def progress_bars() -> Iterator[ProgressCallback]:
+    """A ``progress(stage, done, total)`` callable that draws one bar a stage on stderr."""
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.completed:.0f}/{task.total:.0f}"),
+        TimeElapsedColumn(),
+    )
+    bars: dict[str, Any] = {}
+    # A bar is only drawn on a terminal: a log gets the results, not its frames.
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
+
+        def report(stage: str, done: int, total: int) -> None:
+            if stage not in bars:
+                bars[stage] = progress.add_task(stage, total=max(total, 1))
+            progress.update(bars[stage], completed=done if total else 1, total=max(total, 1))
+
+        yield report
+
+
+def output_console() -> Console:
+    """Console on stdout; in a pipe wide enough that no table is folded to 80 columns."""
+    console = Console()
+    return console if console.is_terminal else Console(width=160)
+
+
+def layer_table(manifest: Manifest) -> Table:
+    """Table of all layers with the totals in its last row."""
+    table = Table(title=f"{len(manifest.layers)} layers", show_footer=True)
+    for header in ("layer", "operator", "shapes", "bits", "kernel"):
+        table.add_column(header, overflow="fold", footer="total" if header == "layer" else "")
+    for header, total in (("bytes", manifest.weight_bytes), ("MACs", manifest.macs)):
+        table.add_column(header, justify="right", no_wrap=True, footer=f"{total:,}")
+    for layer in manifest.layers:
+        table.add_row(
+            layer.name,
+            layer.operator,
+            shapes_text(layer),
+            layer.bits,
+            layer.kernel,
+            f"{layer.weight_bytes:,}",
+            f"{layer.macs:,}",
+        )
+    return table

@@ -1,0 +1,69 @@
+"""Reading and writing the .npz files of the command line."""
+
+from __future__ import annotations
+
+import zipfile
+import zlib
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+
+from tvmquant.errors import InputError
+
+
+def read_npz(path: Path) -> dict[str, np.ndarray]:
+    """Read all arrays of an archive.
+
+    Raises
+    ------
+    InputError
+        If the file is missing, damaged, or holds Python objects.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as data:
+            if not isinstance(data, np.ndarray):
+                return {name: data[name] for name in data.files}
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror or error}") from None
+    except (ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise InputError(f"{path} is not an .npz file of plain arrays: {error}") from None
+    raise InputError(f"{path} holds one array without a name: save it with numpy.savez")
+
+
+def check_output(path: Path) -> None:
+    """Whether a file may be written to ``path``, before any work is spent on it.
+
+    Raises
+    ------
+    InputError
+        If it is a folder, or its folder is missing.
+    """
+    if path.is_dir() or not path.parent.is_dir():
+        what = "it is a folder" if path.is_dir() else f"{path.parent} is not a folder"
+        raise InputError(f"cannot write {path}: {what}; name another file")
+
+
+def write_npz(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
+    """Write an archive, all or nothing: beside the file, then renamed.
+
+    ``numpy.savez`` would refuse an array called ``file`` and append ``.npz`` to the name.
+
+    Raises
+    ------
+    InputError
+        If the file cannot be written.
+    """
+    part = path.with_name(f".{path.name}.part")
+    try:
+        with zipfile.ZipFile(part, "w") as archive:
+            for name, array in arrays.items():
+                with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
+                    np.lib.format.write_array(member, array, allow_pickle=False)
+        part.replace(path)
+    except OSError as error:
+        reason = error.strerror or error
+        raise InputError(f"cannot write {path}: {reason}; name another file") from None
+    finally:
+        if part.is_file():
+            part.unlink()

@@ -1,0 +1,221 @@
+"""The front door: :func:`compile` and :func:`quantize`."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tvm
+from tvm import relax
+
+from tvmquant.errors import InputError, RecipeError
+from tvmquant.frontend import (
+    CalibrationSource,
+    InputInfo,
+    LoadedModel,
+    load_model,
+    synthetic_batches,
+)
+from tvmquant.layers import describe_layers
+from tvmquant.passes.calibrate import Progress
+from tvmquant.passes.pipeline import is_quantized, to_device, to_integers, to_qdq
+from tvmquant.recipe import Recipe
+from tvmquant.runtime import CompiledModel, Manifest, TensorInfo, current_versions
+from tvmquant.targets import Device, get_device
+
+SYNTHETIC_BATCHES = 8
+
+
+@dataclass(frozen=True)
+class QuantizedModel:
+    """A model at the QDQ waist: still float to run, every scale and zero point chosen.
+
+    Attributes
+    ----------
+    mod : tvm.IRModule
+        ``main`` with ``tvmquant.quantize`` and ``tvmquant.dequantize`` nodes.
+    inputs : tuple of InputInfo
+    output_names : tuple of str
+    recipe : Recipe
+    source : str
+        File name of the model.
+    """
+
+    mod: tvm.IRModule
+    inputs: tuple[InputInfo, ...]
+    output_names: tuple[str, ...]
+    recipe: Recipe
+    source: str = ""
+
+
+class SyntheticCalibrationWarning(UserWarning):
+    """Ranges were chosen on noise: accuracy is not what it could be."""
+
+
+def compile(
+    model: Any,
+    target: Any = "host",
+    bits: int | str = 8,
+    *,
+    calibration: Any = None,
+    recipe: Recipe | str | os.PathLike[str] | None = None,
+    input_shapes: Mapping[str, Sequence[int]] | None = None,
+    example_inputs: Any = None,
+    progress: Progress | None = None,
+) -> CompiledModel:
+    """Quantize a model and compile it for a device.
+
+    Parameters
+    ----------
+    model : path, onnx.ModelProto, tvm.IRModule, torch.nn.Module or QuantizedModel
+        A float model, or one that is quantized already (QDQ or QLinear operators), whose numbers
+        are kept.
+    target : str, dict, tvm.target.Target or Device
+        ``"host"`` or a TVM target.
+    bits : int or str
+        8, 4, 2, 1 or a name such as ``"w4a8"``; ignored when ``recipe`` is given.
+    calibration : object, optional
+        Data to choose ranges on: arrays, an iterable of input dictionaries, an ONNX Runtime
+        ``CalibrationDataReader`` or the path of an ``.npz``. Without it noise is used, with a
+        :class:`SyntheticCalibrationWarning`.
+    recipe : Recipe or path, optional
+        Full control, per layer as well; a path is read as JSON.
+    input_shapes : mapping of str to sequence of int, optional
+        Shapes of inputs with open dimensions.
+    example_inputs : tensor or sequence of tensors, optional
+        What to trace a torch module with.
+    progress : callable, optional
+        ``(stage, done, total)`` for a progress bar.
+
+    Returns
+    -------
+    CompiledModel
+
+    Raises
+    ------
+    InputError
+        Or a subclass of it that says what is wrong with the model, the data, the target, the
+        precision or the recipe.
+    """
+    device = get_device(target)
+    if isinstance(model, QuantizedModel):
+        quantized = model
+    else:
+        quantized = quantize(
+            model,
+            bits,
+            calibration=calibration,
+            recipe=recipe,
+            input_shapes=input_shapes,
+            example_inputs=example_inputs,
+            progress=progress,
+        )
+    integers = to_integers(quantized.mod, quantized.recipe, progress)
+    return _build(quantized, integers, device, progress)
+
+
+def quantize(
+    model: Any,
+    bits: int | str = 8,
+    *,
+    calibration: Any = None,
+    recipe: Recipe | str | os.PathLike[str] | None = None,
+    input_shapes: Mapping[str, Sequence[int]] | None = None,
+    example_inputs: Any = None,
+    progress: Progress | None = None,
+) -> QuantizedModel:
+    """Quantize a model and stop at the QDQ graph; parameters as in :func:`compile`."""
+    chosen = _recipe(recipe, bits)
+    if progress:
+        progress("import", 0, 1)
+    source = None if calibration is None else CalibrationSource.of(calibration)
+    loaded = load_model(
+        model, input_shapes=input_shapes, sample=source, example_inputs=example_inputs
+    )
+
+    def batches() -> Iterator[list[np.ndarray]]:
+        for batch in _batches(source, loaded):
+            yield [batch[info.name] for info in loaded.inputs]
+
+    total = SYNTHETIC_BATCHES if source is None else _length(calibration)
+    qdq = to_qdq(loaded.mod, chosen, batches, progress, total)
+    name = Path(model).name if isinstance(model, str | os.PathLike) else type(model).__name__
+    return QuantizedModel(qdq, loaded.inputs, loaded.output_names, chosen, name)
+
+
+def _recipe(recipe: Recipe | str | os.PathLike[str] | None, bits: int | str) -> Recipe:
+    if recipe is None:
+        return Recipe.for_bits(bits)
+    if isinstance(recipe, Recipe):
+        return recipe
+    if isinstance(recipe, str | os.PathLike):
+        return Recipe.load(recipe)
+    raise RecipeError(f"recipe must be a Recipe or the path of one, got {type(recipe).__name__}")
+
+
+def _batches(
+    source: CalibrationSource | None, loaded: LoadedModel
+) -> Iterator[dict[str, np.ndarray]]:
+    if source is not None:
+        return source.batches(loaded.inputs)
+    warnings.warn(
+        "no calibration data: ranges are chosen on random noise and accuracy will suffer; pass "
+        "calibration=… (or --calibration X.npz) with a few dozen real inputs",
+        SyntheticCalibrationWarning,
+        stacklevel=4,
+    )
+    return synthetic_batches(loaded.inputs, SYNTHETIC_BATCHES)
+
+
+def _length(data: Any) -> int:
+    """Number of batches of data that knows its length, 0 when only reading tells."""
+    return len(data) if isinstance(data, list | tuple) else 0
+
+
+def _build(
+    quantized: QuantizedModel, integers: tvm.IRModule, device: Device, progress: Progress | None
+) -> CompiledModel:
+    packed, lowered = to_device(integers, device, progress)
+    if progress:
+        progress("build", 0, 1)
+    with device.target:
+        executable = tvm.compile(lowered, target=device.target)
+    if progress:
+        progress("build", 1, 1)
+    function = lowered["main"]
+    manifest = Manifest(
+        inputs=tuple(
+            TensorInfo(info.name, tuple(info.shape), info.dtype) for info in quantized.inputs
+        ),
+        outputs=_outputs(function, quantized.output_names),
+        layers=describe_layers(packed, lowered),
+        precision=_precision(quantized),
+        recipe=quantized.recipe.to_dict(),
+        target=device.name,
+        target_json=device.target_json,
+        features=sorted(device.features),
+        versions=current_versions(),
+        source=quantized.source,
+    )
+    return CompiledModel.from_build(executable, manifest)
+
+
+def _outputs(function: relax.Function, names: Sequence[str]) -> tuple[TensorInfo, ...]:
+    ty = function.ret_ty
+    fields = list(ty.fields) if isinstance(ty, tvm.ir.TupleType) else [ty]
+    infos = []
+    for name, field in itertools.zip_longest(names, fields):
+        if name is None or not isinstance(field, relax.TensorType):
+            raise InputError(f"output {name!r} is not a tensor of static shape")
+        infos.append(TensorInfo(name, tuple(int(d) for d in field.shape.values), str(field.dtype)))
+    return tuple(infos)
+
+
+def _precision(quantized: QuantizedModel) -> str:
+    return quantized.recipe.precision if is_quantized(quantized.mod) else "float32"

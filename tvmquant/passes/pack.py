@@ -1,0 +1,173 @@
+"""Phase 5: choose a kernel for every convolution and matmul and pack its constants for it.
+
+Integer layers and the float layers that remain become ``tvmquant.packed`` calls whose constants
+are laid out (and, below 8 bits, really packed) in the order in which the kernel reads them.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+import tvm
+from tvm import relax
+
+from tvmquant.graph import Builder, const_value, is_const, name_of, rewrite
+from tvmquant.ops import is_op, make_call
+from tvmquant.ops.integer import ints, shape_of
+from tvmquant.passes.fold_affine import per_channel
+from tvmquant.schedules.linear import cannot_saturate
+from tvmquant.schedules.registry import find_kernel
+from tvmquant.schedules.workload import Workload
+from tvmquant.targets import Device
+
+
+def pack(mod: tvm.IRModule, device: Device) -> tvm.IRModule:
+    """Replace linear operators by packed ones for ``device``.
+
+    Parameters
+    ----------
+    mod : tvm.IRModule
+        Output of ``realize``.
+    device : Device
+
+    Returns
+    -------
+    tvm.IRModule
+    """
+    return rewrite(mod, _Packer(device).visit)
+
+
+class _Packer:
+    def __init__(self, device: Device) -> None:
+        self.device = device
+        self.float_layers: dict[relax.Var, relax.Call] = {}
+
+    def visit(self, builder: Builder, var: relax.Var, value: Any) -> Any:
+        if is_op(value, "tvmquant.conv2d", "tvmquant.matmul"):
+            return self._integer(builder, value)
+        kind = name_of(value)
+        is_float = (kind == "nn.conv2d" and _is_float_conv(value)) or (
+            kind == "matmul" and _is_float_matmul(value)
+        )
+        if is_float:
+            bound = builder.emit(self._float(builder, var.name, value, None), var.name)
+            self.float_layers[bound] = value
+            return bound
+        if kind == "add":
+            return self._float_bias(builder, var.name, value)
+        return None
+
+    def _integer(self, builder: Builder, call: relax.Call) -> Any:
+        x, weight_const, bias_const, *param_consts = call.args
+        weight, bias = const_value(weight_const), const_value(bias_const)
+        params = tuple(const_value(p) for p in param_consts)
+        attrs = call.attrs
+        x_bits, w_bits = int(attrs["x_bits"]), int(attrs["w_bits"])
+        common = {
+            "x_bits": x_bits,
+            "w_bits": w_bits,
+            "requantize": str(attrs["requantize"]),
+            "no_saturation": w_bits == 8 and cannot_saturate(weight, x_bits),
+        }
+        if is_op(call, "tvmquant.matmul"):
+            workload = _matmul_workload("matmul", shape_of(x), weight, common)
+        else:
+            workload = _conv_workload("conv2d", shape_of(x), weight, call, common)
+        keys = ("x_zero_point", "out_zero_point", "out_min", "out_max")
+        qinfo = np.array([int(attrs[key]) for key in keys], np.int32)
+        return self._packed(
+            builder, x, workload, str(attrs["name"]), weight, bias, params, qinfo, shape_of(call)
+        )
+
+    def _float(self, builder: Builder, name: str, call: relax.Call, bias: np.ndarray | None) -> Any:
+        x = call.args[0]
+        weight = const_value(call.args[1])
+        common = {"x_bits": 32, "w_bits": 32, "requantize": "float32"}
+        if name_of(call) == "matmul":
+            weight = np.ascontiguousarray(weight.T)
+            workload = _matmul_workload("matmul_float", shape_of(x), weight, common)
+        else:
+            workload = _conv_workload("conv2d_float", shape_of(x), weight, call, common)
+        channels = weight.shape[0]
+        full = np.zeros(channels, np.float32) if bias is None else np.broadcast_to(bias, channels)
+        full = np.ascontiguousarray(full, np.float32)
+        return self._packed(builder, x, workload, name, weight, full, (), None, shape_of(call))
+
+    def _float_bias(self, builder: Builder, name: str, call: relax.Call) -> Any:
+        """Bias of a float layer: packed again with it (the first packing is then dead)."""
+        bias = per_channel(call.args[1], shape_of(call))
+        x = call.args[0]
+        if bias is None or not isinstance(x, relax.Var) or builder.uses.get(x, 1) != 1:
+            return None
+        layer = self.float_layers.get(x)
+        return None if layer is None else self._float(builder, x.name, layer, bias)
+
+    def _packed(
+        self,
+        builder: Builder,
+        x: Any,
+        workload: Workload,
+        name: str,
+        weight: np.ndarray,
+        bias: np.ndarray,
+        params: tuple[np.ndarray, ...],
+        qinfo: np.ndarray | None,
+        out_shape: list[int],
+    ) -> Any:
+        kernel = find_kernel(workload, self.device)
+        arrays = kernel.pack(weight, bias, params)
+        if qinfo is not None:
+            arrays = [*arrays, qinfo]
+        flat = workload.op.startswith("matmul") and len(out_shape) != 2
+        if flat:
+            x = builder.emit(relax.op.reshape(x, list(workload.x_shape)), f"{name}/rows")
+        call = make_call(
+            "tvmquant.packed",
+            [x, *map(relax.const, arrays)],
+            op=workload.op,
+            kernel=kernel.name,
+            workload=json.dumps(asdict(workload)),
+            out_shape=list(workload.out_shape),
+            out_dtype=workload.out_dtype,
+            name=name,
+        )
+        if not flat:
+            return call
+        return relax.op.reshape(builder.emit(call, name), out_shape)
+
+
+def _is_float_conv(call: relax.Call) -> bool:
+    attrs = call.attrs
+    layouts = str(attrs["data_layout"]) == "NHWC" and str(attrs["kernel_layout"]) == "OHWI"
+    return layouts and is_const(call.args[1]) and str(call.ty.dtype) == "float32"
+
+
+def _is_float_matmul(call: relax.Call) -> bool:
+    weight = call.args[1]
+    return is_const(weight) and len(shape_of(weight)) == 2 and str(call.ty.dtype) == "float32"
+
+
+def _matmul_workload(
+    op: str, x_shape: list[int], weight: np.ndarray, common: dict[str, Any]
+) -> Workload:
+    rows = int(np.prod(x_shape[:-1]))
+    return Workload(op, (rows, x_shape[-1]), tuple(weight.shape), **common)
+
+
+def _conv_workload(
+    op: str, x_shape: list[int], weight: np.ndarray, call: relax.Call, common: dict[str, Any]
+) -> Workload:
+    groups = int(call.attrs["groups"])
+    depthwise = groups == x_shape[-1] == weight.shape[0] and weight.shape[3] == 1 and groups > 1
+    lists = {key: tuple(ints(call.attrs[key])) for key in ("strides", "padding", "dilation")}
+    return Workload(
+        f"depthwise_{op}" if depthwise else op,
+        tuple(x_shape),
+        tuple(weight.shape),
+        groups=groups,
+        **lists,
+        **common,
+    )

@@ -1,0 +1,94 @@
+"""Every pass in order, one line each, and the dump of the module after each of them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import numpy as np
+import tvm
+
+from tvmquant.errors import InputError
+from tvmquant.graph import Graph
+from tvmquant.ops import is_op
+from tvmquant.passes.annotate import annotate
+from tvmquant.passes.calibrate import Progress, calibrate
+from tvmquant.passes.lower import lower
+from tvmquant.passes.pack import pack
+from tvmquant.passes.realize import realize
+from tvmquant.passes.simplify import simplify
+from tvmquant.recipe import Recipe
+from tvmquant.targets import Device
+
+Batches = Iterable[list[np.ndarray]]
+
+
+def to_qdq(
+    mod: tvm.IRModule,
+    recipe: Recipe,
+    batches: Callable[[], Batches],
+    progress: Progress | None = None,
+    total: int = 0,
+) -> tvm.IRModule:
+    """Phases 1 to 3: imported float graph → QDQ graph. A quantized model is only simplified.
+
+    Parameters
+    ----------
+    mod : tvm.IRModule
+    recipe : Recipe
+    batches : callable
+        Returns the calibration batches; not called for a model that is quantized already.
+    progress : callable, optional
+        ``(stage, done, total)``.
+    total : int
+        Number of batches, when known.
+    """
+    _report(progress, "simplify")
+    mod = _dump("1_simplify", simplify(mod))
+    if is_quantized(mod):
+        return mod
+    _report(progress, "annotate")
+    mod = _dump("2_annotate", annotate(mod, recipe))
+    return _dump("3_calibrate", calibrate(mod, batches(), recipe, progress, total))
+
+
+def to_integers(
+    mod: tvm.IRModule, recipe: Recipe, progress: Progress | None = None
+) -> tvm.IRModule:
+    """Phase 4: QDQ graph → integer operators."""
+    _report(progress, "realize")
+    return _dump("4_realize", realize(mod, recipe))
+
+
+def to_device(
+    mod: tvm.IRModule, device: Device, progress: Progress | None = None
+) -> tuple[tvm.IRModule, tvm.IRModule]:
+    """Phases 5 and 6: the packed module (for its layers' description) and the lowered one."""
+    _report(progress, "pack")
+    packed = _dump("5_pack", pack(mod, device))
+    _report(progress, "lower")
+    return packed, _dump("6_lower", lower(packed, device))
+
+
+def is_quantized(mod: tvm.IRModule) -> bool:
+    """Whether ``main`` has quantize or dequantize nodes."""
+    waist = ("tvmquant.quantize", "tvmquant.dequantize")
+    return any(is_op(value, *waist) for _, value in Graph(mod).bindings)
+
+
+def _report(progress: Progress | None, stage: str) -> None:
+    if progress:
+        progress(stage, 0, 1)
+
+
+def _dump(name: str, mod: tvm.IRModule) -> tvm.IRModule:
+    """Write ``mod`` as text to ``$TVMQUANT_DUMP/name.py``, if that is set."""
+    folder = os.environ.get("TVMQUANT_DUMP")
+    if folder:
+        try:
+            Path(folder).mkdir(parents=True, exist_ok=True)
+            Path(folder, f"{name}.py").write_text(mod.script(), encoding="utf-8")
+        except OSError as error:
+            raise InputError(f"TVMQUANT_DUMP: cannot write to {folder}: {error.strerror}") from None
+    return mod

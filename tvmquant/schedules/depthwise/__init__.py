@@ -1,0 +1,5 @@
+"""Integer depthwise convolution."""
+
+from tvmquant.schedules.depthwise.kernel import DepthwiseKernel
+
+__all__ = ["DepthwiseKernel"]

@@ -1,0 +1,102 @@
+"""The dense integer kernel and its rules."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from tvm import tirx
+
+from tvmquant.schedules.linear import isa as instruction_sets
+from tvmquant.schedules.linear import tiling
+from tvmquant.schedules.linear.emit import Plan, emit_prim_func
+from tvmquant.schedules.linear.geometry import Geometry, InputPlan
+from tvmquant.schedules.linear.packing import pack_outputs, pack_weights
+from tvmquant.schedules.registry import register_rule
+from tvmquant.schedules.workload import Kernel, Workload
+from tvmquant.targets.device import Device
+
+
+@dataclass(frozen=True)
+class DenseKernel:
+    """Register-tiled convolution or matmul with its whole epilogue.
+
+    Attributes
+    ----------
+    workload : Workload
+        ``conv2d`` or ``matmul``.
+    isa : str
+        See :func:`tvmquant.schedules.linear.isa.choose`.
+    """
+
+    workload: Workload
+    isa: str
+
+    @property
+    def name(self) -> str:
+        """Name of the kernel, unique for its workload and instruction set."""
+        w = self.workload
+        parts = [w.op, "x".join(map(str, w.x_shape)), "x".join(map(str, w.w_shape))]
+        if w.op != "matmul":
+            numbers = (*w.strides, *w.padding, *w.dilation, w.groups)
+            parts.append("_".join(map(str, numbers)))
+        parts += [f"w{w.w_bits}a{w.x_bits}", w.requantize, self.plan.isa.name]
+        return "_".join(parts)
+
+    @cached_property
+    def plan(self) -> Plan:
+        """Everything that decides the code."""
+        w = self.workload
+        depth = int(np.prod(w.w_shape[1:]))
+        isa = instruction_sets.choose(self.isa, w.w_bits, w.x_bits, depth, w.no_saturation)
+        geometry = Geometry.of(w)
+        source = InputPlan(geometry, isa.step, isa.x_dtype)
+        if w.w_bits == 1 and source.run % isa.step:
+            # There is no zero among ±1 weights to hide what does not belong to a run.
+            if geometry.groups == 1:
+                source = InputPlan(geometry, isa.step, isa.x_dtype, pad_channels=True)
+            else:
+                isa = instruction_sets.InstructionSet()
+                source = InputPlan(geometry, isa.step, isa.x_dtype)
+        return Plan(w, isa, source, tiling.choose(source, isa, w.w_bits))
+
+    def pack(
+        self, weight: np.ndarray, bias: np.ndarray, params: tuple[np.ndarray, ...]
+    ) -> list[np.ndarray]:
+        """Constants of :meth:`prim_func`: weights, bias, requantize parameters, offsets.
+
+        Parameters
+        ----------
+        weight : np.ndarray
+            int8, shape ``workload.w_shape``, values within ``workload.w_bits`` bits.
+        bias : np.ndarray
+            int32 ``[O]``.
+        params : tuple of np.ndarray
+            Requantize parameters, each ``[O]`` or ``[1]``.
+        """
+        plan = self.plan
+        g = plan.input.geometry
+        packed = pack_weights(weight, self.workload.w_bits, plan.input, plan.tiling.blocks)
+        arrays = [packed]
+        for values in (bias, *params):
+            arrays.append(pack_outputs(values, g.out_channels, g.groups, plan.tiling.group_lanes))
+        if plan.has_table:
+            arrays.append(plan.input.offsets)
+        return arrays
+
+    @cached_property
+    def _prim_func(self) -> tirx.PrimFunc:
+        return emit_prim_func(self.plan, self.name)
+
+    def prim_func(self) -> tirx.PrimFunc:
+        """Return the PrimFunc ``(x, weights, bias, *params, [offsets], qinfo, out)``."""
+        return self._prim_func
+
+
+@register_rule("conv2d", 0)
+@register_rule("matmul", 0)
+def dense(workload: Workload, device: Device) -> Kernel:
+    """Kernel for every dense integer layer on every processor."""
+    x86 = "ssse3" in device.features
+    return DenseKernel(workload, "sse" if device.isa == "generic" and x86 else device.isa)
