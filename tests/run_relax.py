@@ -8,8 +8,8 @@ import numpy as np
 import tvm
 from tvm import relax
 
-import tvmquant.schedules.compute  # noqa: F401  registers the lowerings
 from tvmquant.passes.schedule import ScheduleFunctions
+from tvmquant.schedules.compute import legalize_ops
 from tvmquant.targets import Device, get_device
 
 
@@ -33,7 +33,7 @@ def build_module(inputs: Sequence[np.ndarray], body: Callable[..., relax.Expr]) 
 
 def lower(mod: tvm.IRModule, *, fuse: bool = True) -> tvm.IRModule:
     """Legalize and fuse, as the pipeline does before scheduling."""
-    passes = [relax.transform.LegalizeOps()]
+    passes = [legalize_ops()]
     if fuse:
         passes += [
             relax.transform.AnnotateTIROpPattern(),

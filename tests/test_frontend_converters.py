@@ -82,7 +82,7 @@ def test_batch_norm_in_training_mode_is_refused():
     constants = {"s": rand(3), "b": rand(3), "m": rand(3), "v": np.abs(rand(3))}
     bn = node("BatchNormalization", "x s b m v", "y m2 v2", training_mode=1, name="bn")
     model = make_model([bn], {"x": rand(2, 3, 4, 4)}, constants)
-    with pytest.raises(UnsupportedOperatorError, match="node 'bn'.*evaluation mode"):
+    with pytest.raises(UnsupportedOperatorError, match=r"node 'bn'.*evaluation mode"):
         load_model(model)
 
 
@@ -108,7 +108,8 @@ def test_clip(low, high):
 
 def test_clip_becomes_one_operator():
     x = rand(3, 4)
-    relu6 = make_model([node("Clip", "x l h", name="c")], {"x": x}, {"l": np.float32(0), "h": np.float32(6)})  # fmt: skip
+    bounds = {"l": np.float32(0), "h": np.float32(6)}
+    relu6 = make_model([node("Clip", "x l h", name="c")], {"x": x}, bounds)
     relu = make_model([node("Clip", "x l", name="c")], {"x": x}, {"l": np.float32(0)})
     assert ("c", "relax.clip") in bindings(load_model(relu6).mod)
     assert ("c", "relax.nn.relu") in bindings(load_model(relu).mod)
@@ -166,7 +167,7 @@ def test_average_pool_that_counts_padding():
 
 def test_max_pool_indices_are_refused():
     pool = node("MaxPool", "x", "y i", kernel_shape=[2, 2], name="pool")
-    with pytest.raises(UnsupportedOperatorError, match="node 'pool'.*Indices"):
+    with pytest.raises(UnsupportedOperatorError, match=r"node 'pool'.*Indices"):
         load_model(make_model([pool], {"x": rand(1, 1, 4, 4)}))
 
 

@@ -149,7 +149,7 @@ def test_every_value_has_a_type():
 
 def test_value_that_nothing_produces():
     model = make_model([node("Add", "x ghost", name="add")], {"x": X})
-    with pytest.raises(ModelError, match="node 'add'.*'ghost'"):
+    with pytest.raises(ModelError, match=r"node 'add'.*'ghost'"):
         fold_constants(model)
 
 

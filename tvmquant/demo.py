@@ -145,7 +145,7 @@ def run_demo(
     progress("compile", len(precisions), len(precisions))
 
     accuracies = []
-    for index, (name, model) in enumerate(zip(names, models)):
+    for index, model in enumerate(models):
         progress("evaluate", index, len(models))
         accuracies.append(top1(model, x, y))
     progress("evaluate", len(models), len(models))

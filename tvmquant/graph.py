@@ -31,12 +31,15 @@ class Builder:
         self.uses: dict[relax.Var, int] = {}
         self._names: dict[str, int] = {}
 
-    def emit(self, expr: Any, name: str = "lv") -> relax.Var:
-        """Bind ``expr`` to a fresh variable called ``name`` (numbered when taken)."""
+    def emit(self, expr: Any, name: str = "lv", *, supersede: bool = False) -> relax.Var:
+        """Bind ``expr`` to a fresh variable called ``name``, numbered when that is taken.
+
+        ``supersede`` takes the name over from an earlier binding that is dead from now on.
+        """
         if isinstance(expr, relax.Var) or is_const(expr):
             return expr
-        count = self._names.get(name, 0)
-        self._names[name] = count + 1
+        count = 0 if supersede else self._names.get(name, 0)
+        self._names[name] = self._names.get(name, 0) + 1
         unique = name if count == 0 else f"{name}#{count}"
         expr = self.bb.normalize(expr)
         if isinstance(expr, relax.Var):

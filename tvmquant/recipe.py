@@ -16,6 +16,10 @@ BITS = (8, 4, 2, 1)
 GRANULARITIES = ("per_tensor", "per_channel")
 REQUANTIZE = ("float", "fixed_point", "power_of_two")
 ESTIMATORS = ("minmax", "percentile", "mse")
+# At 8 bits; below, the range is searched (``mse``). A percentile of 99.99 was never worse than
+# min-max on the networks at hand and much better where activations have outliers.
+WEIGHT_ESTIMATOR = "minmax"
+ACTIVATION_ESTIMATOR = "percentile"
 
 
 @dataclass(frozen=True)
@@ -94,7 +98,9 @@ class Recipe:
     weights: QuantSpec = field(
         default_factory=lambda: QuantSpec(symmetric=True, granularity="per_channel")
     )
-    activations: QuantSpec = field(default_factory=QuantSpec)
+    activations: QuantSpec = field(
+        default_factory=lambda: QuantSpec(estimator=ACTIVATION_ESTIMATOR)
+    )
     first_last_bits: int | None = 8
     requantize: str = "float"
     percentile: float = 99.99
@@ -118,15 +124,15 @@ class Recipe:
         return cls().with_bits(weight_bits, activation_bits, **changes)
 
     def with_bits(self, weight_bits: int, activation_bits: int, **changes: Any) -> Recipe:
-        """Copy with other default bits; below 8 bits the range is searched (``mse``)."""
+        """Copy with other default bits and the range estimators that suit them."""
 
-        def spec(old: QuantSpec, bits: int) -> QuantSpec:
-            return replace(old, bits=bits, estimator="mse" if bits < 8 else "minmax")
+        def spec(old: QuantSpec, bits: int, at_8: str) -> QuantSpec:
+            return replace(old, bits=bits, estimator=at_8 if bits == 8 else "mse")
 
         return replace(
             self,
-            weights=spec(self.weights, weight_bits),
-            activations=spec(self.activations, activation_bits),
+            weights=spec(self.weights, weight_bits, WEIGHT_ESTIMATOR),
+            activations=spec(self.activations, activation_bits, ACTIVATION_ESTIMATOR),
             **changes,
         )
 

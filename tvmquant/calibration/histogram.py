@@ -42,8 +42,11 @@ class Histogram:
             self.counts = np.zeros_like(self.counts)
             self.counts[quarter : quarter + self.bins // 2] = merged
             self.limit *= 2
-        counts, _ = np.histogram(values, self.bins, (-self.limit, self.limit))
-        self.counts += counts
+        # A third of the time of np.histogram, and calibration spends most of its time here.
+        index = (values * np.float32(self.bins / (2 * self.limit))).astype(np.float32)
+        index = (index + np.float32(self.bins / 2)).astype(np.int32)
+        np.clip(index, 0, self.bins - 1, out=index)
+        self.counts += np.bincount(index, minlength=self.bins)
 
     @property
     def centers(self) -> np.ndarray:

@@ -21,8 +21,9 @@ def read_npz(path: Path) -> dict[str, np.ndarray]:
         If the file is missing, damaged, or holds Python objects.
     """
     try:
-        with np.load(path, allow_pickle=False) as data:
-            if not isinstance(data, np.ndarray):
+        data = np.load(path, allow_pickle=False)
+        if not isinstance(data, np.ndarray):
+            with data:
                 return {name: data[name] for name in data.files}
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror or error}") from None

@@ -205,13 +205,18 @@ def _cut(arrays: Batch, inputs: Sequence[InputInfo]) -> Iterator[Batch]:
                 f"calibration data of input '{name}' has {len(array)} samples, one batch of the "
                 f"model needs {size}"
             )
-        pieces[name] = (array[i : i + size] for i in range(0, len(array) - size + 1, size))
+        pieces[name] = _slices(array, size)
     counted = [name for name, piece in pieces.items() if not isinstance(piece, itertools.repeat)]
     if pieces and not counted:
         yield {name: next(piece) for name, piece in pieces.items()}
         return
     for parts in zip(*pieces.values()):
         yield dict(zip(pieces, parts))
+
+
+def _slices(array: np.ndarray, size: int) -> Iterator[np.ndarray]:
+    for start in range(0, len(array) - size + 1, size):
+        yield array[start : start + size]
 
 
 def _read_reader(reader: Any) -> Iterator[Any]:

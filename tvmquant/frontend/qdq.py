@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
+from tvmquant.errors import UnsupportedOperatorError
 from tvmquant.frontend.onnx_model import graph_inputs
 
 _MICROSOFT = "com.microsoft"
@@ -177,6 +178,11 @@ def _binary(op: str) -> Callable[[_Builder, NodeProto], None]:
 
 def _unary(op: str) -> Callable[[_Builder, NodeProto], None]:
     def rule(b: _Builder, node: NodeProto) -> None:
+        if _attributes(node).get("channels_last"):
+            raise UnsupportedOperatorError(
+                f"node '{node.name}' ({node.op_type}) has channels_last=1, which is not supported: "
+                "write the model without ONNX Runtime's layout optimization"
+            )
         x = b.dequantize(*map(b.argument, range(3)), "x")
         attributes = _attributes(node, "channels_last", "opset")
         b.quantize(b.float_op(op, [x], attributes), b.argument(3), b.argument(4))

@@ -16,7 +16,7 @@ from tvm import relax
 from tvmquant.graph import Builder, rewrite
 from tvmquant.ops.waist import observe, observe_weight
 from tvmquant.passes.regions import Regions
-from tvmquant.recipe import LayerBits, Recipe
+from tvmquant.recipe import ACTIVATION_ESTIMATOR, WEIGHT_ESTIMATOR, LayerBits, Recipe
 
 
 @dataclass
@@ -184,7 +184,7 @@ class _Annotator:
 
     def _node(self, arg: Any, name: str, bits: int, group: str) -> relax.Call:
         spec = self.recipe.activations
-        estimator = spec.estimator if bits == spec.bits or bits < 8 else "minmax"
+        estimator = spec.estimator if bits == spec.bits or bits < 8 else ACTIVATION_ESTIMATOR
         return observe(
             arg,
             name=name,
@@ -199,7 +199,7 @@ class _Annotator:
         estimator = (
             spec.estimator
             if layer.weight_bits == spec.bits
-            else ("minmax" if layer.weight_bits == 8 else "mse")
+            else (WEIGHT_ESTIMATOR if layer.weight_bits == 8 else "mse")
         )
         is_conv = len(call.args[1].ty.shape) == 4
         return observe_weight(

@@ -19,10 +19,11 @@ from tvmquant.calibration import (
     quantize_weight,
 )
 from tvmquant.errors import CalibrationError
-from tvmquant.graph import Builder, const_value, rewrite
+from tvmquant.graph import Builder, Graph, const_value, rewrite
 from tvmquant.interpreter import Interpreter
 from tvmquant.ops import is_op
 from tvmquant.ops.waist import dequantize, quantize
+from tvmquant.passes.flat_tails import trim_flat_tails
 from tvmquant.recipe import Recipe
 
 Progress = Callable[[str, int, int], None]
@@ -86,6 +87,7 @@ def insert_qdq(
 ) -> tvm.IRModule:
     """Turn observe nodes into QDQ nodes with the ranges of ``estimators``."""
     power_of_two = recipe.requantize == "power_of_two"
+    graph = Graph(mod)
 
     def visit(builder: Builder, var: relax.Var, value: Any) -> Any:
         if is_op(value, "tvmquant.observe_weight"):
@@ -95,6 +97,8 @@ def insert_qdq(
         bits = int(value.attrs["bits"])
         symmetric = bool(value.attrs["symmetric"])
         low, high = estimators[_key(value)].range(bits, symmetric)
+        if not str(value.attrs["group"]):
+            low, high = trim_flat_tails(graph, var, low, high)
         scale, zero = activation_params(low, high, bits, symmetric, power_of_two)
         scale_const = relax.const(np.asarray(scale, np.float32))
         zero_const = relax.const(np.asarray(zero, np.uint8))

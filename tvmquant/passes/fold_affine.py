@@ -37,17 +37,15 @@ def fold_affine(mod: tvm.IRModule) -> tvm.IRModule:
                     return relax.op.add(source.args[0], relax.const(inner + constant))
             return None
         if is_linear(source):
-            scaled = _scaled(source, constant)
-            return scaled
+            # The layer keeps its own name: recipes and profiles refer to it.
+            return builder.emit(_scaled(source, constant), x.name, supersede=True)
         if name_of(source) == "add" and is_linear(builder.value(source.args[0])):
             inner = per_channel(source.args[1], shape_of(source))
             linear = source.args[0]
             if inner is None or builder.uses.get(linear, 1) != 1:
                 return None
             scaled = _scaled(builder.value(linear), constant)
-            if scaled is None:
-                return None
-            new = builder.emit(scaled, linear.name)
+            new = builder.emit(scaled, linear.name, supersede=True)
             return relax.op.add(new, relax.const(inner * constant))
         return None
 

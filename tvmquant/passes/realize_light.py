@@ -8,12 +8,12 @@ import numpy as np
 from tvm import relax
 
 from tvmquant import reference
-from tvmquant.graph import Builder, const_value, is_const, name_of, operands
+from tvmquant.graph import Builder, name_of
 from tvmquant.interpreter.float_linear import window_counts
-from tvmquant.interpreter.interpreter import EVALUATORS
-from tvmquant.ops import make_call, op_name
+from tvmquant.ops import make_call
 from tvmquant.ops.integer import ints, shape_of
 from tvmquant.passes.quantized import Quantized
+from tvmquant.passes.tables import find_cone
 
 Known = dict[relax.Var, Quantized]
 # Integer multipliers of an addition: 255 * 2 * 2**21 < 2**31.
@@ -31,11 +31,8 @@ def _out_attrs(out: Quantized, flavour: str, name: str) -> dict[str, Any]:
 
 
 def _params(multiplier: np.ndarray | float, flavour: str) -> list:
-    arrays = make_params(np.atleast_1d(np.asarray(multiplier, np.float64)), flavour)
-    return [relax.const(a) for a in arrays]
-
-
-make_params = reference.make_requantize_params
+    real = np.atleast_1d(np.asarray(multiplier, np.float64))
+    return [relax.const(a) for a in reference.make_requantize_params(real, flavour)]
 
 
 def lower_binary(
@@ -115,27 +112,16 @@ def lower_table(
     The float operators are evaluated on the 256 values that the input can take; constants that
     vary along the last axis give one table a channel.
     """
-    cone = _cone(builder, known, x)
+    cone = find_cone(builder, known, x)
     if cone is None:
         return None
-    root, order = cone
-    tensor = known[root]
-    codes = np.arange(256)
-    values = ((codes - tensor.zero_point).astype(np.float32) * np.float32(tensor.scale)).reshape(
-        256, 1
-    )
-    env: dict[relax.Var, np.ndarray] = {root: values}
-    with np.errstate(all="ignore"):
-        for var in order:
-            call = builder.value(var)
-            args = [_table_argument(arg, env, call) for arg in call.args]
-            result = EVALUATORS[op_name(call)](args, _last_axis(call))
-            if not isinstance(result, np.ndarray):
-                return None
-            env[var] = result.astype(np.float32)
-    result = np.nan_to_num(env[x] if isinstance(x, relax.Var) else values, nan=0.0)
+    tensor = known[cone.root]
+    steps = (np.arange(256) - tensor.zero_point).astype(np.float32)
+    result = cone.evaluate(steps * np.float32(tensor.scale))
+    if result is None:
+        return None
     table = reference.quantize(
-        result,
+        np.nan_to_num(result, nan=0.0),
         np.float32(out.scale),
         np.int32(out.zero_point),
         qmin=out.qmin,
@@ -144,73 +130,3 @@ def lower_table(
     )
     table = np.ascontiguousarray(table.T) if table.shape[1] > 1 else table.reshape(256)
     return make_call("tvmquant.lut", [tensor.q, relax.const(table)], axis=-1, name=name)
-
-
-def _cone(builder: Builder, known: Known, x: Any) -> tuple[relax.Var, list[relax.Var]] | None:
-    """Elementwise operators between ``x`` and the single quantized tensor below it."""
-    if not isinstance(x, relax.Var):
-        return None
-    roots: list[relax.Var] = []
-    order: list[relax.Var] = []
-    seen: set[relax.Var] = set()
-    shape = shape_of(x)
-
-    def walk(var: relax.Var) -> bool:
-        if var in seen:
-            return True
-        seen.add(var)
-        if var in known:
-            roots.append(var)
-            return shape_of(var) == shape
-        call = builder.value(var)
-        if name_of(call) not in TABULAR or shape_of(var) != shape:
-            return False
-        if not all(_is_channel_const(arg, shape) for arg in call.args if is_const(arg)):
-            return False
-        if not all(walk(arg) for arg in operands(call)):
-            return False
-        order.append(var)
-        return True
-
-    if not walk(x) or len(roots) != 1:
-        return None
-    return roots[0], order
-
-
-TABULAR = {
-    name.removeprefix("relax.")
-    for name in EVALUATORS
-    if name.removeprefix("relax.")
-    in {
-        "nn.relu", "sigmoid", "nn.silu", "nn.gelu", "nn.gelu_tanh", "tanh", "erf", "exp", "log",
-        "sqrt", "rsqrt", "abs", "negative", "square", "floor", "ceil", "round", "trunc", "sign",
-        "sin", "cos", "add", "subtract", "multiply", "divide", "power", "maximum", "minimum",
-        "clip", "nn.leakyrelu", "nn.prelu",
-    }
-}  # fmt: skip
-
-
-def _is_channel_const(arg: Any, shape: list[int]) -> bool:
-    value = const_value(arg)
-    return value.size == 1 or value.size == value.shape[-1] == shape[-1]
-
-
-def _table_argument(arg: Any, env: dict[relax.Var, np.ndarray], call: relax.Call) -> Any:
-    if isinstance(arg, relax.Var):
-        return env[arg]
-    value = const_value(arg)
-    if value is None:
-        return arg
-    return value.reshape(1, -1) if name_of(call) != "nn.prelu" else value.reshape(-1)
-
-
-class _LastAxis:
-    """A PReLU call as the table evaluator must see it: channels are its last axis."""
-
-    def __init__(self, call: relax.Call) -> None:
-        self.attrs = {"axis": 1}
-        self.op = call.op
-
-
-def _last_axis(call: relax.Call) -> Any:
-    return _LastAxis(call) if name_of(call) == "nn.prelu" else call

@@ -1,11 +1,14 @@
 """TE definitions of the light integer operators, registered as their ``FLegalize``.
 
-Importing this package is enough: ``relax.transform.LegalizeOps`` then lowers every operator
-below. The heavy operators (convolution, constant matmul) never come here, ``pack`` turns them
+Importing this package is enough for ``relax.transform.LegalizeOps`` to lower every operator
+below; :func:`legalize_ops` replaces some of TVM's own lowerings besides. The heavy operators (convolution, constant matmul) never come here, ``pack`` turns them
 into kernels before.
 """
 
-from tvmquant.schedules.compute import batch_matmul, elementwise, pooling, quantize
+import tvm
+from tvm import relax
+
+from tvmquant.schedules.compute import batch_matmul, elementwise, pooling, quantize, resize
 from tvmquant.schedules.compute.requantize import OutputSpec, requantize_te
 
 __all__ = [
@@ -13,6 +16,13 @@ __all__ = [
     "batch_matmul",
     "elementwise",
     "pooling",
+    "legalize_ops",
     "quantize",
     "requantize_te",
+    "resize",
 ]
+
+
+def legalize_ops() -> tvm.transform.Pass:
+    """``LegalizeOps`` with the lowerings that replace TVM's own (``resize2d`` nearest)."""
+    return relax.transform.LegalizeOps({resize.RESIZE: resize.legalize_resize2d})

@@ -43,7 +43,7 @@ class OutputSpec:
 
     @property
     def dtype(self) -> str:
-        """dtype of the output."""
+        """Type of the output elements."""
         return OUT_DTYPE.get(self.flavour, "uint8")
 
 

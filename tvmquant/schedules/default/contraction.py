@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import prod
 from typing import Any
 
 import tvm_ffi
 from tvm import s_tir, tirx
 
 from tvmquant.schedules.default.analysis import Axis, Nest, largest_divisor, nest_of
+from tvmquant.schedules.default.layout import move_last, pack_operand, packable
 from tvmquant.schedules.default.parallel import parallelize
 
 _WORTH = 1 << 13  # multiply-accumulates below which the plain nest is as good
@@ -87,7 +87,7 @@ def _roles(nest: Nest, vectors: Vectors) -> _Roles | None:
             if tile is None:
                 continue
             packed = nest.stride(load, axis) != 1
-            if packed and not _packable(load, axis):
+            if packed and not packable(load, axis):
                 continue
             fill = tile / (-(-tile // vectors.lanes) * vectors.lanes)
             # Vectors that are no whole registers cost more than a packed copy.
@@ -101,11 +101,6 @@ def _roles(nest: Nest, vectors: Vectors) -> _Roles | None:
 def _row_rank(nest: Nest, axis: Axis, extent: int) -> tuple:
     """Long enough to fill a tile first, then neighbours in the output, then longest."""
     return min(extent, 6), nest.stride(nest.store, axis) == 1, extent
-
-
-def _packable(load: Any, axis: Axis) -> bool:
-    """Whether one index of ``load`` is the axis itself, so that it can become the last."""
-    return any(index.same_as(axis.var) for index in load.indices)
 
 
 def _lane_tile(extent: int, vectors: Vectors) -> int | None:
@@ -135,7 +130,7 @@ def schedule_contraction(nest: Nest, cores: int, vectors: Vectors) -> str | None
         return _streamed(nest, cores)
     sch, block = nest.sch, nest.block
     if roles.packed:
-        _pack(nest, roles, cores)
+        pack_operand(nest, roles.operand, roles.lane, cores)
     epilogue = _epilogue(nest)
     if epilogue is None:
         epilogue = sch.cache_write(block, 0, "local")
@@ -174,37 +169,10 @@ def _registers(sch: s_tir.Schedule, block: Any, depth: int) -> None:
         sch.unroll(loops[-2])
 
 
-def _pack(nest: Nest, roles: _Roles, cores: int) -> None:
-    """Copy the vector operand so that its lanes become neighbours in memory."""
-    sch = nest.sch
-    position = next(
-        i
-        for i, region in enumerate(nest.stmt.reads)
-        if region.source.same_as(roles.operand.source)
-    )
-    copy = sch.cache_read(nest.block, position, "global")
-    _move_last(sch, copy, roles.operand.indices, [roles.lane])
-    parallelize(sch, list(sch.get_loops(copy))[:1], 0.3 * prod(_shape(roles.operand)), cores)
-
-
 def _lanes_last(sch: s_tir.Schedule, block: Any, nest: Nest, roles: _Roles) -> None:
     """Lay the tile of accumulators out as it is computed, whatever the output looks like."""
     axes = [roles.row, roles.lane] if roles.row else [roles.lane]
-    _move_last(sch, block, nest.store.indices, axes)
-
-
-def _move_last(sch: s_tir.Schedule, block: Any, indices: Any, axes: list[Axis]) -> None:
-    """Move the dimensions that ``axes`` index to the end of the buffer ``block`` writes."""
-    dims = [next(d for d, i in enumerate(indices) if i.same_as(axis.var)) for axis in axes]
-
-    def order(*index: Any) -> list[Any]:
-        return [*(i for d, i in enumerate(index) if d not in dims), *(index[d] for d in dims)]
-
-    sch.transform_layout(block, ("write", 0), order)
-
-
-def _shape(load: Any) -> list[int]:
-    return [int(dim) for dim in load.source.shape]
+    move_last(sch, block, nest.store.indices, axes)
 
 
 def _epilogue(nest: Nest) -> Any | None:

@@ -10,6 +10,7 @@ from tvmquant.schedules.default.analysis import leaf_blocks, nest_of
 from tvmquant.schedules.default.contraction import Vectors, schedule_contraction
 from tvmquant.schedules.default.inline import inline_producers
 from tvmquant.schedules.default.injective import schedule_injective
+from tvmquant.schedules.default.lut import lut_kernel
 from tvmquant.schedules.default.reduction import schedule_reduction
 from tvmquant.targets.device import Device
 
@@ -49,12 +50,25 @@ def schedule_function(func: tirx.PrimFunc, device: Device) -> Scheduled | None:
         sch = s_tir.Schedule(func, debug_mask="none")
         _give_loops(sch)
         inline_producers(sch)
+        kernel = _whole_function(func, sch, device)
+        if kernel is not None:
+            return kernel
         names = _schedule_blocks(sch, device)
     except s_tir.ScheduleError:
         return None
     if not names:
         return None
     return Scheduled(sch.mod["main"], tuple(names))
+
+
+def _whole_function(
+    func: tirx.PrimFunc, sch: s_tir.Schedule, device: Device
+) -> Scheduled | None:
+    """A kernel written by hand that replaces the function."""
+    blocks = leaf_blocks(sch)
+    nest = nest_of(sch, blocks[0]) if len(blocks) == 1 else None
+    kernel = lut_kernel(func, nest, device) if nest is not None else None
+    return Scheduled(kernel, ("lut",)) if kernel is not None else None
 
 
 def _give_loops(sch: s_tir.Schedule) -> None:

@@ -14,6 +14,7 @@ from tvmquant.schedules.default.parallel import parallelize
 # Side of a transposed tile: 32 rows of 64 bytes stay in the first-level cache.
 _TILE = 32
 _MAX_PARTS = 8
+_COMPARISONS = (tirx.LT, tirx.LE, tirx.GT, tirx.GE)
 
 
 def schedule_injective(nest: Nest, cores: int) -> str | None:
@@ -36,7 +37,10 @@ def _contiguous(nest: Nest, cores: int) -> str:
     """Join the innermost loops through which every access moves on evenly."""
     axes = nest.axes
     joined = [axes[-1]]
+    tested = _tested_variables(nest)
     for axis in reversed(axes[:-1]):
+        if any(axis.var.same_as(var) or joined[0].var.same_as(var) for var in tested):
+            break
         if not all(_continues(nest, access, axis, joined) for access in _accesses(nest)):
             break
         joined.insert(0, axis)
@@ -44,6 +48,17 @@ def _contiguous(nest: Nest, cores: int) -> str:
     inner = sch.fuse(*(axis.loop for axis in joined)) if len(joined) > 1 else joined[0].loop
     parallelize(sch, outer or [inner], nest.nanoseconds, cores)
     return "elementwise"
+
+
+def _tested_variables(nest: Nest) -> list[tirx.Var]:
+    """Variables on which a comparison depends: joining them would hide when it changes."""
+    found: list[tirx.Var] = []
+
+    def visit(node: Any) -> None:
+        tvm_ffi.structural_walk([node.a, node.b], (tirx.Var, found.append))
+
+    tvm_ffi.structural_walk(nest.stmt.body, (_COMPARISONS, visit))
+    return found
 
 
 def _continues(nest: Nest, access: Any, outer: Axis, joined: list[Axis]) -> bool:
@@ -108,9 +123,7 @@ def _cuts(nest: Nest, inner: Axis) -> list[int]:
         elif left.same_as(inner.var) and isinstance(right, tirx.IntImm):
             found.add(int(right) + (1 if flip else 0))
 
-    tvm_ffi.structural_walk(
-        nest.stmt.body, ((tirx.LT, tirx.LE, tirx.GT, tirx.GE), visit)
-    )
+    tvm_ffi.structural_walk(nest.stmt.body, (_COMPARISONS, visit))
     cuts = sorted(cut for cut in found if 0 < cut < inner.extent)
     return cuts if len(cuts) <= _MAX_PARTS else []
 

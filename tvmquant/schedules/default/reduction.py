@@ -8,10 +8,9 @@ from typing import Any
 from tvm import s_tir
 
 from tvmquant.schedules.default.analysis import Axis, Nest, largest_divisor
+from tvmquant.schedules.default.layout import pack_operand, packable
 from tvmquant.schedules.default.parallel import parallelize
 
-# Windows up to this size are unrolled by LLVM around a vector of outputs.
-_SMALL_WINDOW = 32
 _LANES = 64
 
 
@@ -25,8 +24,6 @@ def schedule_reduction(nest: Nest, cores: int) -> str | None:
         return "reduction"
     if along.reduce:
         return _inner(nest, along, cores)
-    if prod(axis.extent for axis in nest.reduction) <= _SMALL_WINDOW:
-        return _window(nest, along, cores)
     return _outer(nest, along, cores)
 
 
@@ -71,20 +68,15 @@ def _is_float(nest: Nest) -> bool:
     return "float" in str(nest.store.buffer.dtype)
 
 
-def _window(nest: Nest, along: Axis, cores: int) -> str:
-    """Small windows: outputs stay in natural order, LLVM unrolls the window."""
-    outer = [axis.loop for axis in nest.spatial if axis is not along]
-    if outer and nest.axes.index(along) == len(outer):
-        parallelize(nest.sch, outer, nest.nanoseconds, cores)
-    return "window"
-
-
 def _outer(nest: Nest, along: Axis, cores: int) -> str:
     """Reduce over outer axes: a vector of neighbouring outputs per pass over the inputs."""
     sch = nest.sch
     others = [axis.loop for axis in nest.spatial if axis is not along]
     reduced = [axis.loop for axis in nest.reduction]
     lanes = largest_divisor(along.extent, _LANES)
+    for load in nest.loads:
+        if nest.stride(load, along) not in (None, 0, 1) and packable(load, along):
+            pack_operand(nest, load, along, cores)
     if lanes >= 16 or lanes == along.extent:
         block, lane = sch.split(along.loop, [None, lanes])
         outer = [*others, block]

@@ -177,6 +177,7 @@ class VnniQuads(_Quads):
     """``vpdpbusd``: four products and their sum in one instruction."""
 
     def dot(self, acc: Expr, x: list[Expr], w: list[Expr | None]) -> Expr:
+        """One instruction."""
         name = f"llvm.x86.avx512.vpdpbusd.{8 * self.width}"
         return intrinsic("int32", self.lanes, name, acc, x[0], w[0])
 
@@ -195,17 +196,21 @@ class WordQuads(_Quads):
         self.w_vector = width // 2
 
     def interleave(self, lines: list[Expr]) -> list[Expr]:
+        """As in the other x86 steps, lines 1 and 2 swapped."""
         return super().interleave([lines[i] for i in (0, 2, 1, 3)])
 
     def needed(self, kernel_rows: tuple[int | None, ...]) -> list[bool]:
+        """Even bytes, odd bytes."""
         return [any(row is not None for row in kernel_rows[i : i + 2]) for i in (0, 2)]
 
     def interleave_weights(self, lines: list[Expr]) -> list[list[Expr]]:
+        """Even and odd bytes, sign-extended."""
         eight = splat("int16", 8, self.w_vector)
         words = [bits_as("int16", self.w_vector, part) for part in self.interleave(lines)]
         return [[(word << eight) >> eight, word >> eight] for word in words]
 
     def prepare(self, x: Expr) -> list[Expr]:
+        """Even and odd bytes, zero-extended."""
         words = bits_as("uint16", self.w_vector, x)
         pair = (
             words & splat("uint16", 255, self.w_vector),
@@ -214,6 +219,7 @@ class WordQuads(_Quads):
         return [bits_as("int16", self.w_vector, half) for half in pair]
 
     def dot(self, acc: Expr, x: list[Expr], w: list[Expr | None]) -> Expr:
+        """One multiplication and one addition an operand."""
         name = _by_width(self.width, "llvm.x86.sse2.pmadd.wd", "pmadd.wd")
         for a, b in zip(x, w):
             if b is not None:
@@ -225,6 +231,7 @@ class ByteQuads(_Quads):
     """``vpmaddubsw``, where no pair of products can leave int16."""
 
     def dot(self, acc: Expr, x: list[Expr], w: list[Expr | None]) -> Expr:
+        """Products of pairs in 16 bits, then their sums in 32."""
         width = self.width
         name = _by_width(width, "llvm.x86.ssse3.pmadd.ub.sw.128", "pmadd.ub.sw")
         pairs = intrinsic("int16", width // 2, name, x[0], w[0])

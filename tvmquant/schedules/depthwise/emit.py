@@ -21,7 +21,6 @@ from tvmquant.schedules.linear.tir import (
     Expr,
     bits_as,
     broadcast,
-    cast,
     i64,
     load,
     ramp,

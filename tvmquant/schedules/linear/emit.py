@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import numpy as np
 from tvm import tirx
 from tvm.script.ir_builder import IRBuilder
 from tvm.tirx.script import builder as T
@@ -46,7 +47,12 @@ class Plan:
     @property
     def has_table(self) -> bool:
         """Whether the offsets of the reduction steps come from a table."""
-        return len(self.input.run_starts) > 1
+        return len(self.input.run_starts) > 1 or self.isa.rolled
+
+    @property
+    def offsets(self) -> np.ndarray:
+        """int32 ``[steps + 1]``: offset of every step, then the mark of the end."""
+        return np.append(self.input.offsets, np.int32(-1))
 
 
 def emit_prim_func(plan: Plan, name: str) -> tirx.PrimFunc:
@@ -62,7 +68,7 @@ def emit_prim_func(plan: Plan, name: str) -> tirx.PrimFunc:
                 _arg(f"param{i}", (plan.param_count,), dtype)
                 for i, dtype in enumerate(PARAM_DTYPES[flavour])
             ]
-            table = _arg("offsets", (plan.input.steps,), "int32") if plan.has_table else None
+            table = _arg("offsets", (plan.input.steps + 1,), "int32") if plan.has_table else None
             qinfo = _arg("qinfo", (4,), "int32")
             out = _arg("out", workload.out_shape, workload.out_dtype)
             T.func_attr(
@@ -240,28 +246,54 @@ class _Nest:
         steps, per = plan.input.steps, 8 // bits
         base = T.bind(lane * (plan.weight_count // plan.param_count))
         stride = sum(vectors) * isa.step
-        if per == 1:
-            with T.serial(i64(steps)) as index:
-                at = T.bind(base + index * stride)
-                weights = [
-                    T.bind(isa.load_weight(self.w, at + start * isa.step, width))
-                    for start, width in zip(starts, vectors)
-                ]
-                step(index, weights)
-            return
-        packed = [Register("int32", width) for width in vectors]
-        with T.serial(i64(-(-steps // per))) as word:
+
+        def addresses(word: Expr) -> list[Expr]:
             at = T.bind(base + word * stride)
-            for register, start, width in zip(packed, starts, vectors):
-                register.set(isa.load_packed(self.w, at + start * isa.step, width))
-            with T.serial(T.min(i64(per), i64(steps) - word * per)) as piece:
+            return [at + start * isa.step for start in starts]
+
+        def whole(index: Expr) -> None:
+            weights = [
+                T.bind(isa.load_weight(self.w, at, width))
+                for at, width in zip(addresses(index), vectors)
+            ]
+            step(index, weights)
+
+        if per == 1:
+            self._loop(i64(steps), i64(0), whole)
+            return
+        packed = [Register(isa.packed_dtype, width) for width in vectors]
+        with T.serial(i64(-(-steps // per))) as word:
+            for register, at, width in zip(packed, addresses(word), vectors):
+                register.set(isa.load_packed(self.w, at, width))
+
+            def piece(index: Expr) -> None:
                 weights = [
                     T.bind(isa.unpack(register.get(), bits, width))
                     for register, width in zip(packed, vectors)
                 ]
                 for register, width in zip(packed, vectors):
-                    register.set(register.get() << splat("int32", bits, width))
-                step(T.bind(word * per + piece), weights)
+                    register.set(register.get() << splat(isa.packed_dtype, bits, width))
+                step(index, weights)
+
+            first = T.bind(word * per)
+            self._loop(T.min(i64(per), i64(steps) - first), first, piece)
+
+    def _loop(self, count: Expr, first: Expr, body: Callable[[Expr], None]) -> None:
+        """Loop over ``count`` reduction steps from ``first``."""
+        if not self.plan.isa.rolled:
+            with T.serial(count) as index:
+                body(T.bind(first + index))
+            return
+        # The end is marked in the table, so that LLVM cannot count the iterations: it would
+        # unroll the loop and reassociate the sums until the accumulators leave the registers.
+        index = Register("int64", 1)
+        index.set(first)
+        stop = T.bind(first + count)
+        inside = index.get() < stop
+        with T.While(tirx.all(inside, self.table[index.get()] >= 0)):
+            now = T.bind(index.get())
+            body(now)
+            index.set(now + 1)
 
     def _offset(self, index: Expr) -> Expr:
         source = self.plan.input

@@ -36,6 +36,8 @@ class InstructionSet:
         Activations that one step multiplies.
     x_dtype : str
         Type in which activations are read.
+    packed_dtype : str
+        Element type of a register of sub-byte weights, one element a lane.
     registers : int
         Vector registers that a tile may use.
     scratch : int
@@ -43,6 +45,8 @@ class InstructionSet:
     multiplies, weight_cost : int
         Multiplications of one step, and loads that one weight vector is worth (for the model
         that chooses tiles).
+    rolled : bool
+        Whether the loop over the steps must be kept from being unrolled, see ``emit``.
     x86 : bool
         Whether the epilogue may use the x86 pack and convert instructions.
     """
@@ -51,10 +55,12 @@ class InstructionSet:
     lanes: tuple[int, ...] = (8, 4)
     step: int = 1
     x_dtype: str = "uint8"
+    packed_dtype: str = "int16"
     registers: int = 16
     scratch: int = 1
     multiplies: int = 1
     weight_cost: int = 2
+    rolled: bool = False
     x86: bool = False
 
     def scale_shift(self, bits: int) -> int:
@@ -70,16 +76,14 @@ class InstructionSet:
         return cast("int16", lanes, load(w, offset, lanes))
 
     def load_packed(self, w: Expr, offset: Expr, lanes: int) -> Expr:
-        """Sub-byte weights as an int32 register, see the module's text."""
-        return cast("int32", lanes, load(w, offset, lanes)) << splat("int32", 24, lanes)
+        """Sub-byte weights as one register of ``packed_dtype``, see the module's text."""
+        return cast("int16", lanes, load(w, offset, lanes)) << splat("int16", 8, lanes)
 
     def unpack(self, packed: Expr, bits: int, lanes: int) -> Expr:
         """Weights of the topmost piece of ``packed`` in the form that :meth:`dot` takes."""
         if bits == 1:
-            w = (packed >> splat("int32", 31, lanes)) | splat("int32", 1, lanes)
-        else:
-            w = packed >> splat("int32", 32 - bits, lanes)
-        return cast("int16", lanes, w)
+            return (packed >> splat("int16", 15, lanes)) | splat("int16", 1, lanes)
+        return packed >> splat("int16", 16 - bits, lanes)
 
     def dot(self, acc: Expr, x: Expr, w: Expr, lanes: int) -> Expr:
         """Accumulator after one step."""
@@ -90,6 +94,7 @@ class _X86(InstructionSet):
     """Four bytes a step."""
 
     step = 4
+    packed_dtype = "int32"
     x86 = True
     weight_cost = 1
 
@@ -140,6 +145,7 @@ class Bytes(_X86):
 
     scratch = 3
     multiplies = 2
+    rolled = True
     _codes: ClassVar[dict[int, list[int]]] = {
         4: [*range(8), *range(-8, 0)],
         2: [0, 1, -2, -1] * 4,
@@ -174,6 +180,7 @@ class Words(_X86):
     x_dtype = "int16"
     scratch = 2
     weight_cost = 2
+    rolled = True
 
     def __init__(self, avx2: bool) -> None:
         self.name = "avx2_maddwd" if avx2 else "sse_maddwd"

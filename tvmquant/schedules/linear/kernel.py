@@ -82,7 +82,7 @@ class DenseKernel:
         for values in (bias, *params):
             arrays.append(pack_outputs(values, g.out_channels, g.groups, plan.tiling.group_lanes))
         if plan.has_table:
-            arrays.append(plan.input.offsets)
+            arrays.append(plan.offsets)
         return arrays
 
     @cached_property

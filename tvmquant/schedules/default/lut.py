@@ -47,8 +47,7 @@ def _is_lookup(func: tirx.PrimFunc, nest: Nest) -> bool:
     code = index.value if isinstance(index, tirx.Cast) else None
     if not isinstance(code, TensorLoad) or int(value.source.shape[0]) != 256:
         return False
-    buffers = [func.buffer_map[param] for param in func.params]
-    same = zip(buffers, (code.source, value.source, store.buffer))
+    same = zip(func.params, (code.source, value.source, store.buffer))
     return (
         all(buffer.same_as(used) and str(buffer.dtype) == "uint8" for buffer, used in same)
         and tvm_ffi.structural_equal(list(code.source.shape), list(store.buffer.shape))
