@@ -239,6 +239,10 @@ class TestBadInput:
         refused(cli("compile", DEMO, "-o", "out", "--calibration", "c.npz", *shape), "image")
         assert [entry.name for entry in tmp_path.iterdir()] == ["c.npz"]
 
+    def test_a_recipe_and_bits(self, tmp_path):
+        both = ("--bits", "4", "--recipe", tmp_path / "r.json")
+        refused(cli("compile", DEMO, "-o", tmp_path / "out", *both), "--bits 4", "give one")
+
     def test_output_folders(self, tmp_path):
         (tmp_path / "file").write_text("mine")
         for folder in (tmp_path / "file", tmp_path / "file" / "out", tmp_path):

@@ -7,11 +7,10 @@ import warnings
 
 import numpy as np
 import pytest
-import tvm
 from onnx import ModelProto, TensorProto
 from onnx.backend.test.case.test_case import TestCase
 
-import tvmquant.schedules.compute  # noqa: F401  (registers the lowering of the waist)
+import tvmquant
 from tvmquant.errors import UnsupportedOperatorError
 from tvmquant.frontend import load_model
 from tvmquant.frontend.dtypes import REFUSED_TYPES, to_storage
@@ -29,11 +28,8 @@ OPERATORS = (
 
 def run_model(model: ModelProto, inputs: list[np.ndarray]) -> list[np.ndarray]:
     """Compile and run a model that is quantized already."""
-    loaded = load_model(model)
-    vm = tvm.relax.VirtualMachine(tvm.compile(loaded.mod, target="llvm"), tvm.cpu())
-    result = vm["main"](*(tvm.runtime.tensor(array) for array in inputs))
-    results = [result] if hasattr(result, "numpy") else list(result)
-    return [array.numpy() for array in results]
+    result = tvmquant.compile(model)(*inputs)
+    return list(result) if isinstance(result, tuple) else [result]
 
 
 def _collect() -> list[TestCase]:

@@ -113,7 +113,7 @@ def layer(channels: int, size: int, kernel: int, stride: int, **changes: object)
 
 
 @pytest.mark.parametrize("name", DEVICES)
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(workload=workloads(), seed=st.integers(0, 99))
 @example(workload=layer(144, 9, 5, 2), seed=0)
 @example(workload=layer(96, 8, 3, 1, requantize="fixed_point"), seed=1)

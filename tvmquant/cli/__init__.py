@@ -56,8 +56,8 @@ def main() -> None:
     "-o", "--output", required=True, type=click.Path(path_type=Path), help="Folder to write."
 )
 @click.option("--target", default="host", show_default=True, help="host, or a TVM target as JSON.")
-@click.option("--bits", default="8", show_default=True, help="8, 4, 2, 1 or a name as w4a8.")
-@click.option("--recipe", type=click.Path(path_type=Path), help="Recipe as JSON.")
+@click.option("--bits", help="8 (default), 4, 2, 1 or a name as w4a8.")
+@click.option("--recipe", type=click.Path(path_type=Path), help="Recipe as JSON, not with --bits.")
 @click.option(
     "--calibration",
     type=click.Path(path_type=Path),
@@ -70,7 +70,7 @@ def compile_command(
     model: Path,
     output: Path,
     target: str,
-    bits: str,
+    bits: str | None,
     recipe: Path | None,
     calibration: Path | None,
     shapes: tuple[str, ...],
@@ -83,6 +83,9 @@ def compile_command(
 
     # Everything cheap is checked before the work starts.
     input_shapes = dict(_parse_shape(text) for text in shapes)
+    if bits is not None and recipe is not None:
+        raise InputError(f"--bits {bits} and --recipe {recipe}: give one, a recipe holds the bits")
+    bits = bits or "8"
     parse_bits(bits)
     chosen = Recipe.load(recipe) if recipe is not None else None
     parsed_target = _parse_target(target)

@@ -259,7 +259,7 @@ class _Nest:
             step(index, weights)
 
         if per == 1:
-            self._loop(i64(steps), i64(0), whole)
+            self._loop(None, i64(0), whole)
             return
         packed = [Register(isa.packed_dtype, width) for width in vectors]
         with T.serial(i64(-(-steps // per))) as word:
@@ -278,19 +278,20 @@ class _Nest:
             first = T.bind(word * per)
             self._loop(T.min(i64(per), i64(steps) - first), first, piece)
 
-    def _loop(self, count: Expr, first: Expr, body: Callable[[Expr], None]) -> None:
-        """Loop over ``count`` reduction steps from ``first``."""
+    def _loop(self, count: Expr | None, first: Expr, body: Callable[[Expr], None]) -> None:
+        """Loop over ``count`` reduction steps from ``first``; ``None`` means to the last step."""
         if not self.plan.isa.rolled:
-            with T.serial(count) as index:
+            with T.serial(i64(self.plan.input.steps) if count is None else count) as index:
                 body(T.bind(first + index))
             return
         # The end is marked in the table, so that LLVM cannot count the iterations: it would
         # unroll the loop and reassociate the sums until the accumulators leave the registers.
         index = Register("int64", 1)
         index.set(first)
-        stop = T.bind(first + count)
-        inside = index.get() < stop
-        with T.While(tirx.all(inside, self.table[index.get()] >= 0)):
+        more = self.table[index.get()] >= 0
+        if count is not None:
+            more = tirx.all(index.get() < T.bind(first + count), more)
+        with T.While(more):
             now = T.bind(index.get())
             body(now)
             index.set(now + 1)

@@ -60,7 +60,7 @@ class InstructionSet:
     scratch: int = 1
     multiplies: int = 1
     weight_cost: int = 2
-    rolled: bool = False
+    rolled: bool = True
     x86: bool = False
 
     def scale_shift(self, bits: int) -> int:
@@ -112,6 +112,7 @@ class Vnni(_X86):
     """``vpdpbusd``: uint8 × int8 → int32, four products a lane."""
 
     scratch = 1
+    rolled = False
 
     def __init__(self, wide: bool) -> None:
         self.name = "avx512_vnni" if wide else "avx_vnni"
@@ -145,7 +146,6 @@ class Bytes(_X86):
 
     scratch = 3
     multiplies = 2
-    rolled = True
     _codes: ClassVar[dict[int, list[int]]] = {
         4: [*range(8), *range(-8, 0)],
         2: [0, 1, -2, -1] * 4,
@@ -180,7 +180,6 @@ class Words(_X86):
     x_dtype = "int16"
     scratch = 2
     weight_cost = 2
-    rolled = True
 
     def __init__(self, avx2: bool) -> None:
         self.name = "avx2_maddwd" if avx2 else "sse_maddwd"

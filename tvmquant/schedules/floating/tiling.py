@@ -1,0 +1,114 @@
+"""Register tiles of the float kernels."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from tvmquant.targets.device import Device
+
+# Two multiply-adds a cycle of four cycles latency: this many sums hide it.
+_CHAINS = 8
+_MAX_VECTORS = 8
+_MAX_PIXELS = 14
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Vector registers of a device.
+
+    Attributes
+    ----------
+    lanes : tuple of int
+        float32 lanes of the vectors it has, descending, the last is 4.
+    registers : int
+    fma : bool
+        Whether a fused multiply-add is one instruction.
+    """
+
+    lanes: tuple[int, ...]
+    registers: int
+    fma: bool
+
+    @classmethod
+    def of(cls, device: Device) -> Machine:
+        """Read them off the device's features."""
+        features = device.features
+        if "avx512f" in features:
+            return cls((16, 8, 4), 32, True)
+        if "avx2" in features:
+            return cls((8, 4), 16, "fma" in features)
+        return cls((4,), 32 if "neon" in features else 16, "neon" in features)
+
+    def fit(self, channels: int) -> int:
+        """Widest vector that is not wider than ``channels``, else the narrowest."""
+        return next((n for n in self.lanes if n <= channels), self.lanes[-1])
+
+
+@dataclass(frozen=True)
+class Tile:
+    """``rows × columns`` pixels by ``vectors`` of ``lanes`` output channels.
+
+    Attributes
+    ----------
+    chains : int
+        Partial sums of every accumulator, added up at the end.
+    """
+
+    rows: int
+    columns: int
+    vectors: int
+    lanes: int
+    chains: int = 1
+
+    @property
+    def width(self) -> int:
+        """Output channels."""
+        return self.vectors * self.lanes
+
+
+def block_count(channels: int, width: int) -> int:
+    """Blocks that cover ``channels``; the last one moves back inside."""
+    return -(-channels // width)
+
+
+def choose_tile(out: tuple[int, int], channels: int, machine: Machine) -> Tile:
+    """Tile of a convolution: the cheapest by loads and multiply-adds.
+
+    Parameters
+    ----------
+    out : (int, int)
+        Output rows and columns.
+    channels : int
+        Output channels of one group.
+    machine : Machine
+    """
+    lanes = machine.fit(channels)
+    most = max(1, min(channels // lanes, _MAX_VECTORS))
+
+    def cost(tile: Tile) -> float:
+        pixels = tile.rows * tile.columns
+        tiles = -(-out[0] // tile.rows) * -(-out[1] // tile.columns)
+        step = max(pixels * tile.vectors, pixels + tile.vectors, _CHAINS)
+        # Wide tiles along a row read fewer cache lines.
+        return tiles * block_count(channels, tile.width) * (step + 1 + 0.01 * tile.rows)
+
+    tiles = [
+        Tile(rows, columns, vectors, lanes)
+        for vectors in range(1, most + 1)
+        for columns in range(1, min(out[1], _MAX_PIXELS) + 1)
+        for rows in range(1, min(out[0], _MAX_PIXELS // columns) + 1)
+        if rows * columns * vectors + vectors + 1 <= machine.registers
+    ]
+    best = min(tiles, key=cost)
+    chains = max(1, _CHAINS // (best.rows * best.columns * best.vectors))
+    return Tile(best.rows, best.columns, best.vectors, lanes, chains)
+
+
+def choose_depthwise_tile(out_columns: int, channels: int, machine: Machine) -> Tile:
+    """Tile of a depthwise convolution: one row, few vectors, as many columns as useful."""
+    lanes = machine.fit(channels)
+    vectors = 2 if channels >= 2 * lanes else 1
+    limit = max(1, min(out_columns, _CHAINS // vectors))
+    sizes = range((limit + 1) // 2, limit + 1)
+    columns = min(sizes, key=lambda p: (-(-out_columns // p) * (p + 0.5), -p))
+    return Tile(1, columns, vectors, lanes)
