@@ -224,19 +224,20 @@ class TestBadInput:
         assert list(tmp_path.iterdir()) == []
 
     @pytest.mark.parametrize(
-        "array",
+        ("array", "word"),
         [
-            np.full((2, 1, 28, 28), np.nan, "float32"),
-            np.zeros((0, 1, 28, 28), "float32"),
-            np.zeros((2, 3, 28, 28), "float32"),
+            (np.full((2, 1, 28, 28), np.nan, "float32"), "'image'"),
+            (np.zeros((0, 1, 28, 28), "float32"), "empty"),
+            (np.zeros((2, 3, 28, 28), "float32"), "[1, 3, 28, 28]"),
         ],
         ids=["nan", "empty", "wrong shape"],
     )
-    def test_calibration_arrays(self, tmp_path, monkeypatch, array):
+    def test_calibration_arrays(self, tmp_path, monkeypatch, array, word):
         monkeypatch.chdir(tmp_path)
         np.savez("c.npz", image=array)
         shape = ("--input-shape", "image=1,1,28,28")
-        refused(cli("compile", DEMO, "-o", "out", "--calibration", "c.npz", *shape), "image")
+        result = cli("compile", DEMO, "-o", "out", "--calibration", "c.npz", *shape)
+        refused(result, "calibration", word)
         assert [entry.name for entry in tmp_path.iterdir()] == ["c.npz"]
 
     def test_a_recipe_and_bits(self, tmp_path):
@@ -245,7 +246,9 @@ class TestBadInput:
 
     def test_output_folders(self, tmp_path):
         (tmp_path / "file").write_text("mine")
-        for folder in (tmp_path / "file", tmp_path / "file" / "out", tmp_path):
+        places = [tmp_path / "file", tmp_path / "file" / "out", tmp_path]
+        # Not even root makes a folder in /proc.
+        for folder in places + [Path("/proc/out")] * Path("/proc/self").exists():
             refused(cli("compile", DEMO, "-o", folder), folder)
         assert [entry.name for entry in tmp_path.iterdir()] == ["file"]
 

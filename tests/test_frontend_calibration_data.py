@@ -97,7 +97,9 @@ def test_two_inputs():
     assert read([(ids[:2], mask[:2])], TWO)[0]["mask"].dtype == np.float32
     with pytest.raises(CalibrationError, match=r"2 inputs.*'ids', 'mask'.*dictionaries"):
         read(mask, TWO)
-    with pytest.raises(CalibrationError, match="sample 0 has 3 arrays, the model 2"):
+    with pytest.raises(
+        CalibrationError, match="sample 0 has 3 arrays, the model has 2 inputs: 'ids', 'mask'"
+    ):
         read([(ids[:2], mask[:2], mask[:2])], TWO)
 
 
@@ -166,6 +168,14 @@ def test_kind_that_cannot_be_read():
         read(3)
     with pytest.raises(CalibrationError, match="sample 1 is a set"):
         read([arange(1, 3), {"a"}])
+    with pytest.raises(CalibrationError, match="sample 0 is a str"):
+        read(["image.png"])
+    with pytest.raises(
+        CalibrationError, match="sample 0 has 2 arrays, the model has 1 inputs: 'x'"
+    ):
+        read([(arange(1, 3), np.array([7]))])  # image and label
+    with pytest.raises(CalibrationError, match="sample 0 is no array"):
+        read([[[1.0], [1.0, 2.0]]])
 
 
 @pytest.mark.parametrize(
@@ -210,6 +220,10 @@ def test_peek_consumes_nothing(data):
     assert CalibrationSource.of(source) is source
     assert source.peek(OPEN)["x"].shape == (1, 3)
     assert len(list(source.batches(ONE))) == 5
+
+
+def test_peek_adds_the_batch():
+    assert CalibrationSource([arange(3)]).peek(OPEN)["x"].shape == (1, 3)
 
 
 def test_peek_before_a_larger_batch_is_known():

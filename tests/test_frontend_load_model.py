@@ -10,6 +10,7 @@ import tvm
 from frontend_tools import bindings, make_model, node, run_tvm
 from tvm import relax
 
+import tvmquant
 from tvmquant.errors import InputError, ModelError
 from tvmquant.frontend import CalibrationSource, InputInfo, load_model
 
@@ -75,6 +76,16 @@ def test_relax_module_that_cannot_be_used():
 def test_other_things_are_refused():
     with pytest.raises(InputError, match=r"model of type dict: pass the path of an .onnx file"):
         load_model({"weights": 1})
+
+
+def test_bundled_demo_equals_onnxruntime():
+    path = Path(tvmquant.__file__).parent / "assets" / "demo.onnx"
+    loaded = load_model(path)
+    rng = np.random.default_rng(0)
+    feeds = {i.name: rng.standard_normal(i.shape).astype(i.dtype) for i in loaded.inputs}
+    want = ort.InferenceSession(path).run(None, feeds)
+    for a, b in zip(run_tvm(path, feeds), want, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.slow

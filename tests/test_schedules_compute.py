@@ -5,9 +5,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from run_relax import const, run
+from tvm import relax, te
 
 from tvmquant import reference as ref
 from tvmquant.ops import make_call, waist
+from tvmquant.schedules.compute import OutputSpec, requantize_te
+from tvmquant.schedules.compute.softmax import exp_te
 
 few = settings(max_examples=12, deadline=None, derandomize=True)
 flavours = st.sampled_from(ref.FLAVOURS)
@@ -54,7 +57,9 @@ def test_add(seed, flavour, zero_point, qmax, c, broadcast):
         "b_multiplier": int(rng.integers(-(2**12), 2**12)),
     }
     attrs = {**scales, **out_attrs(flavour, min(zero_point, qmax), qmax)}
-    got = run([a, b], lambda _, x, y: make_call("tvmquant.add", [x, y, *map(const, params)], **attrs))
+    got = run(
+        [a, b], lambda _, x, y: make_call("tvmquant.add", [x, y, *map(const, params)], **attrs)
+    )
     assert_same(got, ref.add(a, b, params, **reference_attrs(attrs)))
 
 
@@ -75,10 +80,6 @@ def test_multiply_by_a_channel_gate(seed, flavour, zero_point, c):
 @pytest.mark.parametrize("per_channel", [False, True])
 def test_requantize_extremes(flavour, per_channel):
     """Accumulators at the ends of int32 and multipliers from tiny to large."""
-    from tvm import relax, te
-
-    from tvmquant.schedules.compute import OutputSpec, requantize_te
-
     rng = np.random.default_rng(5)
     edges = np.array([-(2**31), 2**31 - 1, -(2**31) + 1, 0, 1, -1, 2**14, -(2**14), 2**24 + 1])
     acc = rng.integers(-(2**31), 2**31, (200, 16))
@@ -291,3 +292,25 @@ def test_dynamic_quantize_params(low, high, shape):
     want_scale, want_zero = ref.dynamic_quantize_params(x)
     assert_same(scale, np.asarray(want_scale))
     assert_same(zero_point, np.asarray(want_zero))
+
+
+def test_exp_of_softmax():
+    x = np.linspace(-87, 0, 5000, dtype=np.float32).reshape(5, 1000)
+
+    def body(_, v):
+        def define(a):
+            return te.compute(a.shape, lambda *i: exp_te(a(*i)), name="out")
+
+        return relax.BlockBuilder.current().call_te(define, v)
+
+    np.testing.assert_allclose(run([x], body), np.exp(x.astype(np.float64)), rtol=4e-7)
+
+
+@pytest.mark.parametrize("shape,axis", [((3, 31), -1), ((3, 32), -1), ((2, 3, 97), -1), ((3, 5, 7), 1), ((9,), 0)])  # fmt: skip
+def test_softmax(shape, axis):
+    x = np.random.default_rng(1).normal(0, 5, shape).astype(np.float32)
+    x.flat[3] = -np.inf  # a masked position
+    power = np.exp(x.astype(np.float64) - x.max(axis, keepdims=True))
+    want = power / power.sum(axis, keepdims=True)
+    got = run([x], lambda _, v: relax.op.nn.softmax(v, axis))
+    np.testing.assert_allclose(got, want, rtol=5e-6, atol=1e-30)

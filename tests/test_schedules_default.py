@@ -90,7 +90,9 @@ def test_split_on_bytes(device):
         np.testing.assert_array_equal(part, want)
 
 
-@pytest.mark.parametrize("mode", ["half_pixel", "pytorch_half_pixel", "align_corners", "asymmetric"])
+@pytest.mark.parametrize(
+    "mode", ["half_pixel", "pytorch_half_pixel", "align_corners", "asymmetric"]
+)
 @pytest.mark.parametrize("rounding", ["round_prefer_floor", "round_prefer_ceil", "floor", "ceil"])
 def test_resize_nearest_equals_onnxruntime(mode, rounding):
     import onnxruntime
@@ -161,9 +163,9 @@ CASES = {
     "bias_relu": ([f32(1, 24, 9, 9), f32(24)], lambda e, x, b: R.nn.relu(e(R.add(x, e(R.reshape(b, [1, 24, 1, 1]))))), {"elementwise"}),
     "lookup": ([u8(3, 7, 70)], lambda e, x: make_call("tvmquant.lut", [x, const(TABLE)], axis=0), {"lut", "elementwise"}),
     "max_pool_bytes": ([u8(1, 21, 21, 48)], lambda e, x: make_call("tvmquant.max_pool2d", [x], **MAX3), {"reduction-outer"}),
-    "softmax_rows": ([f32(6, 96)], lambda e, x: R.nn.softmax(x, -1), {"reduction-lanes"}),
-    "softmax_prime": ([f32(6, 97)], lambda e, x: R.nn.softmax(x, -1), {"reduction-inner"}),
-    "softmax_bytes": ([u8(6, 96)], dequantized, {"reduction-lanes"}),
+    "softmax_rows": ([f32(6, 96)], lambda e, x: R.nn.softmax(x, -1), {"reduction-outer"}),
+    "softmax_prime": ([f32(6, 97)], lambda e, x: R.nn.softmax(x, -1), {"reduction-outer"}),
+    "softmax_bytes": ([u8(6, 96)], dequantized, {"reduction-outer"}),
     "softmax_channels": ([f32(1, 21, 8, 24)], lambda e, x: R.nn.softmax(x, 1), {"reduction-outer"}),
     "log_softmax": ([f32(6, 96)], lambda e, x: R.nn.log_softmax(x, -1), {"reduction-lanes"}),
     "layer_norm": ([f32(9, 96), f32(96), f32(96)], lambda e, x, g, b: R.nn.layer_norm(x, g, b, axes=[-1]), {"reduction-lanes"}),
@@ -305,6 +307,8 @@ def test_large_results_run_in_parallel():
         assert ("T.parallel" in mod.script()) == threads
 
 
-@pytest.mark.parametrize("value,limit,want", [(97, 64, 1), (96, 64, 48), (7, 64, 7), (1000, 32, 25)])
+@pytest.mark.parametrize(
+    "value,limit,want", [(97, 64, 1), (96, 64, 48), (7, 64, 7), (1000, 32, 25)]
+)
 def test_largest_divisor(value, limit, want):
     assert largest_divisor(value, limit) == want

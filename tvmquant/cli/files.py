@@ -27,8 +27,11 @@ def read_npz(path: Path) -> dict[str, np.ndarray]:
                 return {name: data[name] for name in data.files}
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror or error}") from None
-    except (ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise InputError(f"{path} is not an .npz file of plain arrays: {error}") from None
+    except (ValueError, EOFError, zipfile.BadZipFile, zlib.error):
+        # NumPy's own words would propose allow_pickle, which runs code from the file.
+        raise InputError(
+            f"{path} is damaged or not an .npz file of plain arrays: write it with numpy.savez"
+        ) from None
     raise InputError(f"{path} holds one array without a name: save it with numpy.savez")
 
 

@@ -6,6 +6,7 @@ calibration data of any kind.
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -88,8 +89,11 @@ def load_model(
 def _load_torch(module: Any, example_inputs: Sequence[Any] | Any | None) -> LoadedModel:
     try:
         return _load_onnx(export_torch(module, example_inputs), None, None)
-    except ModelError:
-        return from_relax(from_torch(module, example_inputs))
+    except ModelError as error:
+        # Through ONNX layers have names; torch.export knows other operators.
+        with contextlib.suppress(ModelError):
+            return from_relax(from_torch(module, example_inputs))
+        raise error
 
 
 def _load_onnx(

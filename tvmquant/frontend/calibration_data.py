@@ -62,7 +62,12 @@ class CalibrationSource:
             raise CalibrationError("calibration data is empty")
         # Arrays are cut again once the batch is known; other sources are read only once.
         self._stream = None if self._open.repeatable else itertools.chain([first], stream)
-        return _by_name(first, inputs, 0)
+        sample = _by_name(first, inputs, 0)
+        ranks = {info.name: len(info.shape) for info in inputs}
+        return {
+            name: array[None] if array.ndim + 1 == ranks.get(name) else array
+            for name, array in sample.items()
+        }
 
     def batches(self, inputs: Sequence[InputInfo]) -> Iterator[Batch]:
         """Checked samples in the shapes and dtypes of ``inputs``.
@@ -232,17 +237,18 @@ def _read_reader(reader: Any) -> Iterator[Any]:
 def _by_name(sample: Any, inputs: Sequence[InputInfo], index: int) -> Batch:
     if isinstance(sample, Mapping):
         return {str(name): np.asarray(array) for name, array in sample.items()}
-    if isinstance(sample, tuple | list) and len(inputs) > 1:
+    if isinstance(sample, tuple) or (isinstance(sample, list) and len(inputs) > 1):
         if len(sample) != len(inputs):
             raise CalibrationError(
-                f"calibration sample {index} has {len(sample)} arrays, the model "
-                f"{len(inputs)} inputs"
+                f"calibration sample {index} has {len(sample)} arrays, the model has "
+                f"{len(inputs)} inputs: " + ", ".join(f"'{info.name}'" for info in inputs)
             )
         return {info.name: np.asarray(array) for info, array in zip(inputs, sample)}
-    if isinstance(sample, tuple) and len(sample) == 1:
-        sample = sample[0]
-    array = np.asarray(sample)
-    if array.dtype == object:
+    try:
+        array = np.asarray(sample)
+    except ValueError as error:
+        raise CalibrationError(f"calibration sample {index} is no array: {error}") from None
+    if array.dtype.kind in "OUS":
         raise CalibrationError(
             f"calibration sample {index} is a {type(sample).__name__}; pass an array or a "
             "dictionary by input name"

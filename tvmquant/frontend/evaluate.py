@@ -30,12 +30,15 @@ def evaluate(
         tensor.CopyFrom(node.attribute[0].t)
         tensor.name = node.output[0]
         return [tensor]
-    outputs = [name for name in node.output if name]
+    # Every output is asked for by name: ONNX Runtime crashes where Split leaves one out.
+    full = NodeProto()
+    full.CopyFrom(node)
+    full.output[:] = [name or f"{node.name}/unused_{i}" for i, name in enumerate(node.output)]
     graph = helper.make_graph(
-        [node],
+        [full],
         "constant",
         [],
-        [onnx.ValueInfoProto(name=name) for name in outputs],
+        [onnx.ValueInfoProto(name=name) for name in full.output],
         list({tensor.name: tensor for tensor in constants}.values()),
     )
     single = helper.make_model(graph, opset_imports=model.opset_import, ir_version=model.ir_version)
@@ -44,7 +47,9 @@ def evaluate(
         try:
             arrays = run(single)
             return [
-                numpy_helper.from_array(np.asarray(a), name) for a, name in zip(arrays, outputs)
+                numpy_helper.from_array(np.asarray(array), name)
+                for array, name in zip(arrays, node.output)
+                if name
             ]
         except Exception:
             # Each engine has its own errors for "not implemented"; the node then stays.

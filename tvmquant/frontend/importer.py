@@ -6,7 +6,6 @@ import contextlib
 import io
 import warnings
 
-import numpy as np
 import tvm
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper
 from tvm import relax
@@ -125,7 +124,7 @@ def _convert(view: NodeView) -> relax.Expr:
 
 
 def _attribute(value: object) -> object:
-    return tuple(value) if isinstance(value, list | np.ndarray) else value
+    return tuple(value) if isinstance(value, list) else value
 
 
 def _require_static(node: NodeProto, result: relax.Expr) -> None:

@@ -1,7 +1,7 @@
 """One canonical form per operator, so that every later pass knows one pattern only.
 
-conv1d and transposed convolutions become conv2d, batch norm an affine map, subtraction and
-division by constants addition and multiplication, global pooling a mean.
+conv1d becomes conv2d, batch norm an affine map, subtraction and division by constants addition and
+multiplication, global pooling a mean. (Transposed convolutions become convolutions in ``layout``.)
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ from tvm import relax
 from tvmquant.graph import Builder, const_value, name_of, rewrite
 from tvmquant.interpreter.float_ops import split_sections
 from tvmquant.ops.integer import ints, shape_of
-from tvmquant.passes.conv_transpose import conv2d_transpose
 
 
 def canonicalize(mod: tvm.IRModule) -> tvm.IRModule:
@@ -206,7 +205,6 @@ RULES: dict[str, Callable[[Builder, relax.Call, str], Any]] = {
     "minimum": _bound(relax.op.minimum, low=False),
     "split": _split,
     "nn.conv1d": _conv1d,
-    "nn.conv2d_transpose": conv2d_transpose,
     "nn.max_pool1d": _pool1d(relax.op.nn.max_pool2d),
     "nn.avg_pool1d": _pool1d(relax.op.nn.avg_pool2d),
     "nn.adaptive_avg_pool1d": _adaptive_avg_pool(1),

@@ -41,7 +41,7 @@ def phase_weights(
     Returns
     -------
     np.ndarray
-        ``[groups · sh · sw · O // groups, C // groups, TH, TW]`` (OIHW), channel order group,
+        ``[groups · sh · sw · O // groups, TH, TW, C // groups]`` (OHWI), channel order group,
         phase row, phase column, output channel; absent taps are zero.
     tuple of 2 int
         TH and TW, the taps of a phase.
@@ -52,14 +52,14 @@ def phase_weights(
     cols = _phase_taps(kw, sw, dilation[1])
     th = 1 + max((-offset for phase in rows for offset in phase), default=0)
     tw = 1 + max((-offset for phase in cols for offset in phase), default=0)
-    out = np.zeros((groups, sh, sw, og, c // groups, th, tw), weight.dtype)
-    grouped = weight.reshape(groups, c // groups, og, kh, kw).transpose(0, 2, 1, 3, 4)
+    out = np.zeros((groups, sh, sw, og, th, tw, c // groups), weight.dtype)
+    grouped = weight.reshape(groups, c // groups, og, kh, kw).transpose(0, 2, 3, 4, 1)
     for ph, row in enumerate(rows):
         for pw, col in enumerate(cols):
             for dy, ky in row.items():
                 for dx, kx in col.items():
-                    out[:, ph, pw, :, :, th - 1 + dy, tw - 1 + dx] = grouped[..., ky, kx]
-    return out.reshape(groups * sh * sw * og, c // groups, th, tw), (th, tw)
+                    out[:, ph, pw, :, th - 1 + dy, tw - 1 + dx] = grouped[:, :, ky, kx]
+    return out.reshape(groups * sh * sw * og, th, tw, c // groups), (th, tw)
 
 
 def _phase_weight_expr(builder: Builder, weight: Any, args: tuple) -> tuple[Any, Any]:
@@ -78,36 +78,52 @@ def _phase_weight_expr(builder: Builder, weight: Any, args: tuple) -> tuple[Any,
     return call, taps
 
 
-def conv2d_transpose(builder: Builder, call: relax.Call, name: str) -> Any:
-    """Canonical form of ``relax.nn.conv2d_transpose`` (NCHW, IOHW) with constant weights."""
-    x, w = call.args
+def conv2d_transpose(builder: Builder, x: Any, call: relax.Call, name: str) -> Any:
+    """Channels-last form of ``relax.nn.conv2d_transpose`` (NCHW, IOHW) with constant weights.
+
+    Parameters
+    ----------
+    builder : Builder
+    x : relax.Var
+        Input, already ``[N, H, W, C]``.
+    call : relax.Call
+        The original operator.
+    name : str
+        Name for the convolution.
+
+    Returns
+    -------
+    relax.Expr or None
+        ``[N, OH, OW, O]``; ``None`` when the weights are not constant or have zero points.
+    """
     attrs = call.attrs
     if str(attrs["data_layout"]) != "NCHW" or str(attrs["kernel_layout"]) != "IOHW":
         return None
     sh, sw = ints(attrs["strides"])
     groups = int(attrs["groups"])
     weight, taps = _phase_weight_expr(
-        builder, w, ((sh, sw), tuple(ints(attrs["dilation"])), groups)
+        builder, call.args[1], ((sh, sw), tuple(ints(attrs["dilation"])), groups)
     )
     if weight is None:
         return None
     th, tw = taps
     n, o, oh, ow = shape_of(call)
     top, left = ints(attrs["padding"])[:2]
-    h, wd = shape_of(x)[2:]
+    _, h, wd, _ = shape_of(x)
     # Blocks of s outputs, numbered from output -top; the last block holds output oh - 1.
     blocks_h, blocks_w = -(-(oh + top) // sh), -(-(ow + left) // sw)
-    weight = builder.emit(weight, f"{name}/weight")
     conv = relax.op.nn.conv2d(
         x,
-        weight,
+        builder.emit(weight, f"{name}/weight"),
         padding=[th - 1, tw - 1, max(blocks_h - h, 0), max(blocks_w - wd, 0)],
         groups=groups,
+        data_layout="NHWC",
+        kernel_layout="OHWI",
     )
     y = builder.emit(conv, name)
-    rows, cols = shape_of(y)[2:]
+    _, rows, cols, _ = shape_of(y)
     og = o // groups
-    y = builder.emit(relax.op.reshape(y, [n, groups, sh, sw, og, rows, cols]), f"{name}/phases")
-    y = builder.emit(relax.op.permute_dims(y, [0, 1, 4, 5, 2, 6, 3]), f"{name}/shuffle")
-    y = builder.emit(relax.op.reshape(y, [n, o, rows * sh, cols * sw]), f"{name}/image")
-    return relax.op.strided_slice(y, [2, 3], [top, left], [top + oh, left + ow], [1, 1])
+    y = builder.emit(relax.op.reshape(y, [n, rows, cols, groups, sh, sw, og]), f"{name}/phases")
+    y = builder.emit(relax.op.permute_dims(y, [0, 1, 4, 2, 5, 3, 6]), f"{name}/shuffle")
+    y = builder.emit(relax.op.reshape(y, [n, rows * sh, cols * sw, o]), f"{name}/image")
+    return relax.op.strided_slice(y, [1, 2], [top, left], [top + oh, left + ow], [1, 1])

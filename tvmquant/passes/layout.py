@@ -1,9 +1,10 @@
 """Channels-last through the whole network.
 
-Every conv2d becomes NHWC with OHWI weights. The pass keeps, for each 4-D value, both names: the
-one in the original order (a ``permute_dims`` that dead-code elimination removes when nobody reads
-it) and the channels-last one, which layout-agnostic operators are rewritten to. So permutations
-remain only at the borders of what the pass understands.
+Every conv2d becomes NHWC with OHWI weights, every transposed convolution such a conv2d. The pass
+keeps, for each 4-D value, both names: the one in the original order (a ``permute_dims`` that
+dead-code elimination removes when nobody reads it) and the channels-last one, which
+layout-agnostic operators are rewritten to. So permutations remain only at the borders of what the
+pass understands.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from tvm import relax
 from tvmquant.graph import Builder, const_value, is_const, name_of, rewrite
 from tvmquant.interpreter.float_ops import BINARY, UNARY, split_sections
 from tvmquant.ops.integer import ints, shape_of
+from tvmquant.passes.conv_transpose import conv2d_transpose
 
 TO_LAST = [0, 2, 3, 1]
 TO_FIRST = [0, 3, 1, 2]
@@ -71,6 +73,10 @@ class _Layout:
         name = name_of(value)
         if name == "nn.conv2d" and str(value.attrs["data_layout"]) == "NCHW":
             return self.emit(builder, self._conv2d(builder, value), var.name)
+        if name == "nn.conv2d_transpose":
+            x = self.channels_last(builder, value.args[0])
+            image = conv2d_transpose(builder, x, value, var.name)
+            return None if image is None else self.emit(builder, image, f"{var.name}/crop")
         if name == "permute_dims" and self.has(value.args[0]):
             axes = [AXIS[a] for a in _axes(value)]
             source = self.last[value.args[0]]

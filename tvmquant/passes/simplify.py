@@ -7,11 +7,19 @@ import tvm
 from tvmquant.passes.canonicalize import canonicalize
 from tvmquant.passes.fold_affine import fold_affine
 from tvmquant.passes.fold_constants import fold_constants
+from tvmquant.passes.hoist import hoist_elementwise
 from tvmquant.passes.layout import channels_last
 
 
 def simplify(mod: tvm.IRModule) -> tvm.IRModule:
     """Bring an imported float (or QDQ) graph to the form that ``annotate`` expects."""
-    for step in (fold_constants, canonicalize, channels_last, fold_constants, fold_affine):
+    for step in (
+        fold_constants,
+        canonicalize,
+        channels_last,
+        fold_constants,
+        hoist_elementwise,
+        fold_affine,
+    ):
         mod = step(mod)
     return mod

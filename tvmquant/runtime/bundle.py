@@ -147,14 +147,10 @@ def check_destination(folder: str | os.PathLike[str]) -> Path:
                     f"{shown} is not empty and not a tvmquant model: name another folder or "
                     "empty it"
                 )
-        ancestor = folder.parent
+        ancestor = folder if _in_place(folder) else folder.parent
         while not ancestor.exists() and ancestor != ancestor.parent:
             ancestor = ancestor.parent
-        if not ancestor.is_dir() or not os.access(ancestor, os.W_OK | os.X_OK):
-            raise BundleError(
-                f"cannot write {shown}: {ancestor} is not a folder that you may write; name "
-                "another folder"
-            )
+        _probe(ancestor, shown)
     except OSError as error:
         raise _cannot_write(shown, error) from None
     return folder
@@ -182,8 +178,7 @@ def save_bundle(
         If the folder cannot be written.
     """
     shown, folder = Path(folder), check_destination(folder)
-    # A mount point or the current folder cannot be swapped by a rename: fill it in place.
-    in_place = folder.is_dir() and (folder.is_mount() or folder == Path.cwd())
+    in_place = _in_place(folder)
     parents = [p for p in folder.parents if not p.exists()]
     staging = (folder if in_place else folder.parent) / f".{folder.name}.{uuid.uuid4().hex[:8]}"
     try:
@@ -216,6 +211,26 @@ def save_bundle(
 def bundle_bytes(folder: str | os.PathLike[str]) -> int:
     """Bytes of the shared library of a bundle."""
     return (Path(folder) / LIBRARY).stat().st_size
+
+
+def _in_place(folder: Path) -> bool:
+    """Whether an existing folder cannot be swapped by a rename and must be filled instead."""
+    return folder.is_dir() and (
+        folder.is_mount() or folder == Path.cwd() or not os.access(folder.parent, os.W_OK)
+    )
+
+
+def _probe(ancestor: Path, shown: Path) -> None:
+    """Really make a folder: the permission bits say nothing to root or of a read-only disk."""
+    probe = ancestor / f".tvmquant.{uuid.uuid4().hex[:8]}"
+    try:
+        probe.mkdir()
+        probe.rmdir()
+    except OSError as error:
+        raise BundleError(
+            f"cannot write {shown}: no folder can be made in {ancestor} ({error.strerror}); name "
+            "another folder"
+        ) from None
 
 
 def _swap(staging: Path, folder: Path) -> None:

@@ -8,21 +8,24 @@ into kernels before.
 import tvm
 from tvm import relax
 
-from tvmquant.schedules.compute import batch_matmul, elementwise, pooling, quantize, resize
+from tvmquant.schedules.compute import batch_matmul, elementwise, pooling, quantize, resize, softmax
 from tvmquant.schedules.compute.requantize import OutputSpec, requantize_te
 
 __all__ = [
     "OutputSpec",
     "batch_matmul",
     "elementwise",
-    "pooling",
     "legalize_ops",
+    "pooling",
     "quantize",
     "requantize_te",
     "resize",
+    "softmax",
 ]
 
 
 def legalize_ops() -> tvm.transform.Pass:
-    """``LegalizeOps`` with the lowerings that replace TVM's own (``resize2d`` nearest)."""
-    return relax.transform.LegalizeOps({resize.RESIZE: resize.legalize_resize2d})
+    """``LegalizeOps`` with the lowerings that replace TVM's own (nearest resize, softmax)."""
+    return relax.transform.LegalizeOps(
+        {resize.RESIZE: resize.legalize_resize2d, softmax.SOFTMAX: softmax.legalize_softmax}
+    )

@@ -39,9 +39,7 @@ def batch_matmul_te(
     acc = te.compute(shape, term, name="batch_matmul_acc")
     if out.flavour == "none":
         return acc
-    return te.compute(
-        shape, lambda *i: requantize_te(acc(*i), params, out, i), name="batch_matmul"
-    )
+    return te.compute(shape, lambda *i: requantize_te(acc(*i), params, out, i), name="batch_matmul")
 
 
 @legalizes("tvmquant.batch_matmul")

@@ -158,9 +158,7 @@ def nest_of(sch: s_tir.Schedule, block: Any) -> Nest | None:
         )
         if not plain:
             return None
-        axes.append(
-            Axis(loop, iter_var.var, int(stmt_for.extent), iter_var.iter_type == _REDUCE)
-        )
+        axes.append(Axis(loop, iter_var.var, int(stmt_for.extent), iter_var.iter_type == _REDUCE))
     return Nest(sch, block, stmt, axes) if len(axes) == len(loops) else None
 
 

@@ -138,7 +138,7 @@ def schedule_contraction(nest: Nest, cores: int, vectors: Vectors) -> str | None
         sch.set_scope(block, 0, "local")
     lane_tile = _lane_tile(roles.lane_extent, vectors)
     room = vectors.accumulators // -(-lane_tile // vectors.lanes)
-    row_tile = largest_divisor(roles.row_extent, max(room, 1)) if roles.row else 1
+    row_tile = _row_tile(roles.row_extent, max(room, 1)) if roles.row else 1
 
     lane_out, lane_in = sch.split(roles.lane.loop, [None, lane_tile])
     inner, outer_rows = [lane_in], []
@@ -159,6 +159,10 @@ def schedule_contraction(nest: Nest, cores: int, vectors: Vectors) -> str | None
     init = sch.decompose_reduction(block, reduced[0])
     _registers(sch, init, len(inner))
     return "contraction"
+
+
+def _row_tile(extent: int, room: int) -> int:
+    return largest_divisor(extent, room) if largest_divisor(extent, room)*2>=room else room
 
 
 def _registers(sch: s_tir.Schedule, block: Any, depth: int) -> None:

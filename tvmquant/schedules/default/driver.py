@@ -8,8 +8,8 @@ from tvm import s_tir, tirx
 
 from tvmquant.schedules.default.analysis import leaf_blocks, nest_of
 from tvmquant.schedules.default.contraction import Vectors, schedule_contraction
-from tvmquant.schedules.default.inline import inline_producers
 from tvmquant.schedules.default.injective import schedule_injective
+from tvmquant.schedules.default.inline import inline_producers
 from tvmquant.schedules.default.lut import lut_kernel
 from tvmquant.schedules.default.reduction import schedule_reduction
 from tvmquant.targets.device import Device
@@ -61,9 +61,7 @@ def schedule_function(func: tirx.PrimFunc, device: Device) -> Scheduled | None:
     return Scheduled(sch.mod["main"], tuple(names))
 
 
-def _whole_function(
-    func: tirx.PrimFunc, sch: s_tir.Schedule, device: Device
-) -> Scheduled | None:
+def _whole_function(func: tirx.PrimFunc, sch: s_tir.Schedule, device: Device) -> Scheduled | None:
     """A kernel written by hand that replaces the function."""
     blocks = leaf_blocks(sch)
     nest = nest_of(sch, blocks[0]) if len(blocks) == 1 else None

@@ -12,6 +12,8 @@ from tvmquant.schedules.default.layout import pack_operand, packable
 from tvmquant.schedules.default.parallel import parallelize
 
 _LANES = 64
+# Up to this many values are added up one by one.
+_SHORT = 16
 
 
 def schedule_reduction(nest: Nest, cores: int) -> str | None:
@@ -19,11 +21,11 @@ def schedule_reduction(nest: Nest, cores: int) -> str | None:
     if not nest.reduction or not nest.loads:
         return None
     along = _contiguous_axis(nest)
-    if nest.store is None or along is None:
-        parallelize(nest.sch, [a.loop for a in nest.spatial] or [], nest.nanoseconds, cores)
-        return "reduction"
-    if along.reduce:
+    if along is not None and along.reduce and (nest.store is not None or _is_float(nest)):
         return _inner(nest, along, cores)
+    if nest.store is None or along is None:
+        parallelize(nest.sch, [axis.loop for axis in nest.spatial], nest.nanoseconds, cores)
+        return "reduction"
     return _outer(nest, along, cores)
 
 
@@ -43,11 +45,12 @@ def _inner(nest: Nest, along: Axis, cores: int) -> str:
     sch.reorder(*(axis.loop for axis in [*nest.spatial, *others, along]))
     outer = [axis.loop for axis in nest.spatial]
     lanes = largest_divisor(along.extent, _LANES // 2)
-    if lanes >= 4 and (_is_float(nest) or not outer):
+    long = prod(axis.extent for axis in nest.reduction) > _SHORT
+    if lanes >= 4 and long and (_is_float(nest) or not outer):
         # LLVM may not reorder float additions, and keeps a scalar result in memory.
         chunk, lane = sch.split(along.loop, [None, lanes])
         sch.reorder(lane, *(axis.loop for axis in others), chunk)
-        partial = sch.rfactor(lane, len(nest.store.buffer.shape))
+        partial = sch.rfactor(lane, len(nest.stmt.writes[0].source.shape))
         rows, lane, rest = _rfactor_loops(sch, partial, len(outer))
         sch.reorder(*rows, *rest, lane)
         sch.vectorize(lane)
@@ -65,7 +68,7 @@ def _rfactor_loops(sch: s_tir.Schedule, block: Any, rank: int) -> tuple[list, An
 
 
 def _is_float(nest: Nest) -> bool:
-    return "float" in str(nest.store.buffer.dtype)
+    return all("float" in str(region.source.dtype) for region in nest.stmt.writes)
 
 
 def _outer(nest: Nest, along: Axis, cores: int) -> str:

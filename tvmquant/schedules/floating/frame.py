@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from math import prod
 from typing import Any
 
 from tvm import tirx
@@ -11,11 +12,9 @@ from tvm.tirx.script import builder as T
 
 from tvmquant.schedules.linear.tir import (
     Expr,
-    broadcast,
     i64,
     intrinsic,
     load,
-    ramp,
     splat,
     store,
 )
@@ -115,9 +114,9 @@ class Source:
     columns: int
 
 
-def flat(buffer: Any, size: int) -> Any:
+def flat(buffer: Any, shape: tuple[int, ...]) -> Any:
     """One-dimensional view of an argument."""
-    return T.decl_buffer((i64(size),), "float32", data=buffer.data)
+    return T.decl_buffer((i64(prod(shape)),), "float32", data=buffer.data)
 
 
 def padded_source(geometry: Geometry, x: Any, image: Expr) -> Source:
@@ -167,18 +166,11 @@ def start_of(tile: Expr, size: int, extent: int) -> Expr:
     return T.bind(tirx.min(tile * size, i64(extent - size)))
 
 
-def store_channels(out: Any, index: list[Expr], channel: Expr, value: Expr, lanes: int) -> None:
-    """Store a vector of output channels."""
-    T.buffer_store(out, value, [*index, ramp(channel, lanes)])
-
-
-def store_first(out: Any, index: list[Expr], channel: Expr, value: Expr, count: int) -> None:
-    """Store the first ``count`` lanes of a vector one by one."""
+def store_channels(out: Any, offset: Expr, value: Expr, lanes: int, count: int) -> None:
+    """Store the first ``count`` lanes of a vector."""
+    if count >= lanes:
+        store(out, value, offset, lanes)
+        return
     value = T.bind(value)
     for lane in range(count):
-        T.buffer_store(out, tirx.Shuffle([value], [lane]), [*index, channel + lane])
-
-
-def everywhere(value: Expr, lanes: int) -> Expr:
-    """A loaded scalar in every lane, loaded once."""
-    return T.bind(broadcast(value, lanes))
+        store(out, tirx.Shuffle([value], [lane]), offset + lane, 1)

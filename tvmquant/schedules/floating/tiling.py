@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
+
 from tvmquant.targets.device import Device
 
 # Two multiply-adds a cycle of four cycles latency: this many sums hide it.
@@ -37,7 +39,8 @@ class Machine:
             return cls((16, 8, 4), 32, True)
         if "avx2" in features:
             return cls((8, 4), 16, "fma" in features)
-        return cls((4,), 32 if "neon" in features else 16, "neon" in features)
+        neon = "neon" in features
+        return cls((4,), 32 if neon else 16, neon)
 
     def fit(self, channels: int) -> int:
         """Widest vector that is not wider than ``channels``, else the narrowest."""
@@ -71,6 +74,13 @@ def block_count(channels: int, width: int) -> int:
     return -(-channels // width)
 
 
+def block_lanes(channels: int, width: int) -> np.ndarray:
+    """int64 ``[blocks, width]``: channel of every lane, lanes without one repeat the last."""
+    starts = np.arange(block_count(channels, width)) * width
+    starts = np.minimum(starts, max(channels - width, 0))
+    return np.minimum(starts[:, None] + np.arange(width), channels - 1)
+
+
 def choose_tile(out: tuple[int, int], channels: int, machine: Machine) -> Tile:
     """Tile of a convolution: the cheapest by loads and multiply-adds.
 
@@ -92,12 +102,13 @@ def choose_tile(out: tuple[int, int], channels: int, machine: Machine) -> Tile:
         # Wide tiles along a row read fewer cache lines.
         return tiles * block_count(channels, tile.width) * (step + 1 + 0.01 * tile.rows)
 
+    scratch = 1 if machine.fma else 3  # the broadcast value, and products
     tiles = [
         Tile(rows, columns, vectors, lanes)
         for vectors in range(1, most + 1)
         for columns in range(1, min(out[1], _MAX_PIXELS) + 1)
         for rows in range(1, min(out[0], _MAX_PIXELS // columns) + 1)
-        if rows * columns * vectors + vectors + 1 <= machine.registers
+        if rows * columns * vectors + vectors + scratch <= machine.registers
     ]
     best = min(tiles, key=cost)
     chains = max(1, _CHAINS // (best.rows * best.columns * best.vectors))

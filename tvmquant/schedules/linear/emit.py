@@ -6,53 +6,17 @@ groups, blocks of output channels, register tiles, reduction steps.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
-import numpy as np
 from tvm import tirx
 from tvm.script.ir_builder import IRBuilder
 from tvm.tirx.script import builder as T
 
 from tvmquant.schedules.linear.epilogue import PARAM_DTYPES, Epilogue
-from tvmquant.schedules.linear.geometry import InputPlan
-from tvmquant.schedules.linear.isa import InstructionSet
-from tvmquant.schedules.linear.tiling import Tiling
-from tvmquant.schedules.linear.tir import Expr, Register, i64, load, splat
+from tvmquant.schedules.linear.microkernel import Microkernel
+from tvmquant.schedules.linear.plan import Plan
+from tvmquant.schedules.linear.tir import Expr, i64
 from tvmquant.schedules.linear.workspace import emit_copy
-from tvmquant.schedules.workload import Workload
-
-
-@dataclass(frozen=True)
-class Plan:
-    """Everything that decides the code of one kernel."""
-
-    workload: Workload
-    isa: InstructionSet
-    input: InputPlan
-    tiling: Tiling
-
-    @property
-    def weight_count(self) -> int:
-        """Elements of the packed weights."""
-        per = 8 // self.workload.w_bits
-        words = -(-self.input.steps // per) * self.input.step
-        return self.input.geometry.groups * self.tiling.group_lanes * words
-
-    @property
-    def param_count(self) -> int:
-        """Elements of the bias and of each requantize parameter."""
-        return self.input.geometry.groups * self.tiling.group_lanes
-
-    @property
-    def has_table(self) -> bool:
-        """Whether the offsets of the reduction steps come from a table."""
-        return len(self.input.run_starts) > 1 or self.isa.rolled
-
-    @property
-    def offsets(self) -> np.ndarray:
-        """int32 ``[steps + 1]``: offset of every step, then the mark of the end."""
-        return np.append(self.input.offsets, np.int32(-1))
 
 
 def emit_prim_func(plan: Plan, name: str) -> tirx.PrimFunc:
@@ -68,7 +32,7 @@ def emit_prim_func(plan: Plan, name: str) -> tirx.PrimFunc:
                 _arg(f"param{i}", (plan.param_count,), dtype)
                 for i, dtype in enumerate(PARAM_DTYPES[flavour])
             ]
-            table = _arg("offsets", (plan.input.steps + 1,), "int32") if plan.has_table else None
+            table = _arg("offsets", plan.offsets.shape, "int32") if plan.has_table else None
             qinfo = _arg("qinfo", (4,), "int32")
             out = _arg("out", workload.out_shape, workload.out_dtype)
             T.func_attr(
@@ -180,6 +144,9 @@ class _Nest:
         plan, tiling = self.plan, self.plan.tiling
         g = plan.input.geometry
         per_row = -(-g.out[1] // tiling.columns)
+        tile_code = Microkernel(
+            plan, place.reads, self.w, self.bias, self.table, self.epilogue, vectors, valid
+        )
         with T.serial(tiles) as index:
             tile = T.bind(first_tile + index)
             row, column = i64(0), tile
@@ -188,121 +155,9 @@ class _Nest:
             row = T.bind(T.min(row * tiling.rows, i64(g.out[0] - tiling.rows)))
             column = T.bind(T.min(column * tiling.columns, i64(g.out[1] - tiling.columns)))
             x_at = T.bind(place.x_base + _pixel(plan, row, column))
-            out_at = T.bind(
-                place.out_base + (row * g.out[1] + column) * g.out_channels + channel
-            )
+            out_at = T.bind(place.out_base + (row * g.out[1] + column) * g.out_channels + channel)
             lane = T.bind(place.lane_base + channel)
-            self._tile(place.reads, x_at, out_at, lane, vectors, valid)
-
-    def _tile(
-        self,
-        reads: Expr,
-        x_at: Expr,
-        out_at: Expr,
-        lane: Expr,
-        vectors: tuple[int, ...],
-        valid: int,
-    ) -> None:
-        plan, isa, tiling = self.plan, self.plan.isa, self.plan.tiling
-        g = plan.input.geometry
-        shift = isa.scale_shift(plan.workload.w_bits)
-        starts = [sum(vectors[:i]) for i in range(len(vectors))]
-        pixels = [(i, j) for i in range(tiling.rows) for j in range(tiling.columns)]
-        acc = [[Register("int32", width) for width in vectors] for _ in pixels]
-        for row in acc:
-            for register, start, width in zip(row, starts, vectors):
-                # A scaled sum gets its bias after it was scaled back.
-                zero = splat("int32", 0, width)
-                register.set(zero if shift else load(self.bias, lane + start, width))
-        x_pixels = [plan.input.pixel(i, j) for i, j in pixels]
-
-        def step(index: Expr, weights: list[Expr]) -> None:
-            offset = T.bind(x_at + self._offset(index))
-            for row, delta in zip(acc, x_pixels):
-                x = T.bind(isa.load_x(reads, offset + delta))
-                for register, weight, width in zip(row, weights, vectors):
-                    register.set(isa.dot(register.get(), x, weight, width))
-
-        self._reduce(lane, vectors, starts, step)
-        for (i, j), row in zip(pixels, acc):
-            sums = [register.get() for register in row]
-            if shift:
-                sums = [
-                    (value >> splat("int32", shift, width)) + load(self.bias, lane + start, width)
-                    for value, start, width in zip(sums, starts, vectors)
-                ]
-            at = out_at + (i * g.out[1] + j) * g.out_channels
-            self.epilogue.emit(sums, list(vectors), lane, at, valid)
-
-    def _reduce(
-        self,
-        lane: Expr,
-        vectors: tuple[int, ...],
-        starts: list[int],
-        step: Callable[[Expr, list[Expr]], None],
-    ) -> None:
-        """Loop over the steps; ``lane`` is where the block begins among all padded channels."""
-        plan, isa, bits = self.plan, self.plan.isa, self.plan.workload.w_bits
-        steps, per = plan.input.steps, 8 // bits
-        base = T.bind(lane * (plan.weight_count // plan.param_count))
-        stride = sum(vectors) * isa.step
-
-        def addresses(word: Expr) -> list[Expr]:
-            at = T.bind(base + word * stride)
-            return [at + start * isa.step for start in starts]
-
-        def whole(index: Expr) -> None:
-            weights = [
-                T.bind(isa.load_weight(self.w, at, width))
-                for at, width in zip(addresses(index), vectors)
-            ]
-            step(index, weights)
-
-        if per == 1:
-            self._loop(None, i64(0), whole)
-            return
-        packed = [Register(isa.packed_dtype, width) for width in vectors]
-        with T.serial(i64(-(-steps // per))) as word:
-            for register, at, width in zip(packed, addresses(word), vectors):
-                register.set(isa.load_packed(self.w, at, width))
-
-            def piece(index: Expr) -> None:
-                weights = [
-                    T.bind(isa.unpack(register.get(), bits, width))
-                    for register, width in zip(packed, vectors)
-                ]
-                for register, width in zip(packed, vectors):
-                    register.set(register.get() << splat(isa.packed_dtype, bits, width))
-                step(index, weights)
-
-            first = T.bind(word * per)
-            self._loop(T.min(i64(per), i64(steps) - first), first, piece)
-
-    def _loop(self, count: Expr | None, first: Expr, body: Callable[[Expr], None]) -> None:
-        """Loop over ``count`` reduction steps from ``first``; ``None`` means to the last step."""
-        if not self.plan.isa.rolled:
-            with T.serial(i64(self.plan.input.steps) if count is None else count) as index:
-                body(T.bind(first + index))
-            return
-        # The end is marked in the table, so that LLVM cannot count the iterations: it would
-        # unroll the loop and reassociate the sums until the accumulators leave the registers.
-        index = Register("int64", 1)
-        index.set(first)
-        more = self.table[index.get()] >= 0
-        if count is not None:
-            more = tirx.all(index.get() < T.bind(first + count), more)
-        with T.While(more):
-            now = T.bind(index.get())
-            body(now)
-            index.set(now + 1)
-
-    def _offset(self, index: Expr) -> Expr:
-        source = self.plan.input
-        if self.table is not None:
-            return tirx.Cast("int64", self.table[index])
-        if source.run % source.step == 0 or source.run < source.step:
-            return index * source.step
-        return T.min(index * source.step, i64(source.run - source.step))
+            tile_code.emit(x_at, out_at, lane)
 
 
 def _pixel(plan: Plan, row: Expr, column: Expr) -> Expr:

@@ -78,9 +78,7 @@ class Epilogue:
     low: Expr
     high: Expr
 
-    def emit(
-        self, sums: list[Expr], lanes: list[int], channel: Expr, at: Expr, valid: int
-    ) -> None:
+    def emit(self, sums: list[Expr], lanes: list[int], channel: Expr, at: Expr, valid: int) -> None:
         """Requantize and store neighbouring vectors of one pixel.
 
         Parameters

@@ -11,8 +11,6 @@ takes the topmost piece and the generator shifts the register left by ``bits`` f
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 from tvm import tirx
 
 from tvmquant.schedules.linear.tir import Expr, bits_as, broadcast, cast, intrinsic, load, splat
@@ -42,6 +40,9 @@ class InstructionSet:
         Vector registers that a tile may use.
     scratch : int
         Registers that the multiply-add step itself needs.
+    flush : int
+        Steps after which int16 sums are added to the int32 accumulators; 0 where every step adds
+        to int32 at once.
     multiplies, weight_cost : int
         Multiplications of one step, and loads that one weight vector is worth (for the model
         that chooses tiles).
@@ -58,6 +59,7 @@ class InstructionSet:
     packed_dtype: str = "int16"
     registers: int = 16
     scratch: int = 1
+    flush: int = 0
     multiplies: int = 1
     weight_cost: int = 2
     rolled: bool = True
@@ -86,8 +88,12 @@ class InstructionSet:
         return packed >> splat("int16", 16 - bits, lanes)
 
     def dot(self, acc: Expr, x: Expr, w: Expr, lanes: int) -> Expr:
-        """Accumulator after one step."""
+        """Accumulator after one step; with ``flush`` it is an int16 sum of ``2 * lanes``."""
         return acc + cast("int32", lanes, broadcast(x, lanes)) * cast("int32", lanes, w)
+
+    def widen(self, pairs: Expr, lanes: int) -> Expr:
+        """int16 sums of a set with ``flush``, added in pairs to int32."""
+        raise NotImplementedError
 
 
 class _X86(InstructionSet):
@@ -99,12 +105,15 @@ class _X86(InstructionSet):
     weight_cost = 1
 
     def load_x(self, x: Expr, offset: Expr) -> Expr:
+        """The ``step`` activations at ``offset`` as one int32."""
         return bits_as("int32", 1, load(x, offset, self.step))
 
     def load_weight(self, w: Expr, offset: Expr, lanes: int) -> Expr:
+        """Whole-byte weights."""
         return load(w, offset, lanes * self.step)
 
     def load_packed(self, w: Expr, offset: Expr, lanes: int) -> Expr:
+        """Sub-byte weights, a step-sized piece of each of several steps."""
         return bits_as("int32", lanes, load(w, offset, lanes * self.step))
 
 
@@ -120,9 +129,11 @@ class Vnni(_X86):
         self.registers = 32 if wide else 16
 
     def scale_shift(self, bits: int) -> int:
+        """Bits by which the weights were left too large."""
         return {8: 0, 4: 4, 2: 6, 1: 6}[bits]
 
     def unpack(self, packed: Expr, bits: int, lanes: int) -> Expr:
+        """Weights of the topmost piece."""
         # The sign bits stay where they are: two logic operations less than a shift down.
         mask = _repeat_byte(256 - (1 << (8 - bits)))
         w = packed & splat("int32", mask, lanes)
@@ -131,6 +142,7 @@ class Vnni(_X86):
         return bits_as("int8", 4 * lanes, w)
 
     def dot(self, acc: Expr, x: Expr, w: Expr, lanes: int) -> Expr:
+        """Accumulator after one step."""
         name = f"llvm.x86.avx512.vpdpbusd.{32 * lanes}"
         xs = bits_as("uint8", 4 * lanes, broadcast(x, lanes))
         return intrinsic("int32", lanes, name, acc, xs, w)
@@ -141,36 +153,45 @@ _PMADDUBSW = {8: "llvm.x86.avx2.pmadd.ub.sw", 4: "llvm.x86.ssse3.pmadd.ub.sw.128
 _PSHUFB = {8: "llvm.x86.avx2.pshuf.b", 4: "llvm.x86.ssse3.pshuf.b.128"}
 
 
+# int8 value of every sub-byte code, sixteen entries for ``pshufb``.
+_CODES = {4: [*range(8), *range(-8, 0)], 2: [0, 1, -2, -1] * 4, 1: [1, -1] * 8}
+
+
 class Bytes(_X86):
-    """``pmaddubsw``, only for weights of which no adjacent pair can saturate its int16."""
+    """``pmaddubsw``, only for weights of which no adjacent pair can saturate its int16.
 
-    scratch = 3
-    multiplies = 2
-    _codes: ClassVar[dict[int, list[int]]] = {
-        4: [*range(8), *range(-8, 0)],
-        2: [0, 1, -2, -1] * 4,
-        1: [1, -1] * 8,
-    }
+    The products of narrow weights are so small that many steps fit into int16 sums.
+    """
 
-    def __init__(self, avx2: bool) -> None:
+    def __init__(self, avx2: bool, w_bits: int, x_bits: int) -> None:
         self.name = "avx2_maddubs" if avx2 else "sse_maddubs"
         self.lanes = (8, 4) if avx2 else (4,)
+        pair = 2 * ((1 << x_bits) - 1) * max(1, 1 << (w_bits - 1))
+        steps = 32767 // pair if w_bits < 8 else 0
+        self.flush = steps if steps >= 8 else 0
+        self.multiplies, self.scratch = (1, 4) if self.flush else (2, 3)
 
     def unpack(self, packed: Expr, bits: int, lanes: int) -> Expr:
+        """Weights of the topmost piece."""
         index = packed >> splat("int32", 8 - bits, lanes)
         index = index & splat("int32", _repeat_byte((1 << bits) - 1), lanes)
         table = tirx.Shuffle(
-            [tirx.IntImm("int8", code) for code in self._codes[bits]] * (lanes // 4),
+            [tirx.IntImm("int8", code) for code in _CODES[bits]] * (lanes // 4),
             list(range(4 * lanes)),
         )
         index = bits_as("int8", 4 * lanes, index)
         return intrinsic("int8", 4 * lanes, _PSHUFB[lanes], table, index)
 
     def dot(self, acc: Expr, x: Expr, w: Expr, lanes: int) -> Expr:
+        """Accumulator after one step."""
         xs = bits_as("uint8", 4 * lanes, broadcast(x, lanes))
         pairs = intrinsic("int16", 2 * lanes, _PMADDUBSW[lanes], xs, w)
+        return acc + (pairs if self.flush else self.widen(pairs, lanes))
+
+    def widen(self, pairs: Expr, lanes: int) -> Expr:
+        """int16 sums, added in pairs."""
         ones = splat("int16", 1, 2 * lanes)
-        return acc + intrinsic("int32", lanes, _PMADDWD[lanes], pairs, ones)
+        return intrinsic("int32", lanes, _PMADDWD[lanes], pairs, ones)
 
 
 class Words(_X86):
@@ -186,9 +207,11 @@ class Words(_X86):
         self.lanes = (8, 4) if avx2 else (4,)
 
     def load_weight(self, w: Expr, offset: Expr, lanes: int) -> Expr:
+        """Whole-byte weights."""
         return cast("int16", 2 * lanes, load(w, offset, 2 * lanes))
 
     def dot(self, acc: Expr, x: Expr, w: Expr, lanes: int) -> Expr:
+        """Accumulator after one step."""
         xs = bits_as("int16", 2 * lanes, broadcast(x, lanes))
         return acc + intrinsic("int32", lanes, _PMADDWD[lanes], xs, w)
 
@@ -212,6 +235,6 @@ def choose(isa: str, w_bits: int, x_bits: int, depth: int, no_saturation: bool) 
         return Vnni(isa == "avx512_vnni") if fits else InstructionSet()
     if isa in ("avx2", "sse"):
         # Below 8 bits a pair is at most 255 * (8 + 8) in magnitude.
-        make = Bytes if w_bits < 8 or no_saturation else Words
-        return make(isa == "avx2")
+        avx2 = isa == "avx2"
+        return Bytes(avx2, w_bits, x_bits) if w_bits < 8 or no_saturation else Words(avx2)
     return InstructionSet()

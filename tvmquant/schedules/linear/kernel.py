@@ -10,9 +10,10 @@ from tvm import tirx
 
 from tvmquant.schedules.linear import isa as instruction_sets
 from tvmquant.schedules.linear import tiling
-from tvmquant.schedules.linear.emit import Plan, emit_prim_func
+from tvmquant.schedules.linear.emit import emit_prim_func
 from tvmquant.schedules.linear.geometry import Geometry, InputPlan
 from tvmquant.schedules.linear.packing import pack_outputs, pack_weights
+from tvmquant.schedules.linear.plan import Plan
 from tvmquant.schedules.registry import register_rule
 from tvmquant.schedules.workload import Kernel, Workload
 from tvmquant.targets.device import Device

@@ -1,0 +1,45 @@
+"""All decisions about one kernel, in one value."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from tvmquant.schedules.linear.geometry import InputPlan
+from tvmquant.schedules.linear.isa import InstructionSet
+from tvmquant.schedules.linear.tiling import Tiling
+from tvmquant.schedules.workload import Workload
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything that decides the code of one kernel."""
+
+    workload: Workload
+    isa: InstructionSet
+    input: InputPlan
+    tiling: Tiling
+
+    @property
+    def weight_count(self) -> int:
+        """Elements of the packed weights."""
+        per = 8 // self.workload.w_bits
+        words = -(-self.input.steps // per) * self.input.step
+        return self.input.geometry.groups * self.tiling.group_lanes * words
+
+    @property
+    def param_count(self) -> int:
+        """Elements of the bias and of each requantize parameter."""
+        return self.input.geometry.groups * self.tiling.group_lanes
+
+    @property
+    def has_table(self) -> bool:
+        """Whether the offsets of the reduction steps come from a table."""
+        return len(self.input.run_starts) > 1 or self.isa.rolled
+
+    @property
+    def offsets(self) -> np.ndarray:
+        """int32: offset of every step, then -1 up to the end of the last word of weights."""
+        offsets, per = self.input.offsets, 8 // self.workload.w_bits
+        return np.append(offsets, np.full(-len(offsets) % per + 1, -1, np.int32))
