@@ -10,6 +10,7 @@ from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 import tvmquant.schedules.compute  # noqa: F401  (registers the lowering of the waist)
 from tvmquant.frontend import load_model
+from tvmquant.ops import is_op
 
 MICROSOFT = "com.microsoft"
 
@@ -97,3 +98,10 @@ def op_types(model):
 def constants_of(model):
     """Initializers by name."""
     return {t.name: onnx.numpy_helper.to_array(t) for t in model.graph.initializer}
+
+
+def calls(mod, name):
+    """Calls of one operator in ``main``."""
+    return [
+        b.value for block in mod["main"].body.blocks for b in block.bindings if is_op(b.value, name)
+    ]

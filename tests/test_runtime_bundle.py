@@ -158,6 +158,16 @@ def test_without_a_linker_the_remedy_is_named(tiny_model, tmp_path, monkeypatch)
     assert names(tmp_path) == []
 
 
+def test_zig_links_where_there_is_no_c_compiler(tiny_model, tiny_inputs, tmp_path, monkeypatch):
+    pytest.importorskip("ziglang")
+    from tvm.support import cc
+
+    monkeypatch.setattr(cc, "get_cc", lambda: None)
+    loaded = tvmquant.load(tiny_model.save(tmp_path / "model"))
+    want = tiny_model.run(tiny_inputs)["y"]
+    np.testing.assert_array_equal(loaded.run(tiny_inputs)["y"], want)
+
+
 def test_not_a_bundle(tmp_path):
     for folder in (tmp_path, tmp_path / "missing"):
         with pytest.raises(BundleError, match="is not a compiled model"):

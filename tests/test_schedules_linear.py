@@ -157,7 +157,7 @@ def matmuls(draw):
 
 
 @on_every_device
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(workload=convolutions(), seed=st.integers(0, 99))
 @example(workload=conv(1, 9, 9, 3, 32, (3, 3), (2, 2), (0, 0, 1, 1)), seed=1)
 @example(workload=conv(1, 7, 7, 3, 10, (3, 3), padding=(1, 1, 1, 1), w_bits=1), seed=2)
@@ -179,11 +179,12 @@ def test_matmul_equals_reference(device, workload, seed):
 
 
 @on_every_device
-@pytest.mark.parametrize("flavour", ["float", "fixed_point", "power_of_two", "none"])
+@pytest.mark.parametrize("flavour", ["float", "none"])
 @pytest.mark.parametrize("bits", [8, 4, 2, 1])
 def test_extreme_values_never_saturate_an_intermediate(device, bits, flavour):
     workload = Workload("matmul", (7, 320), (48, 320), w_bits=bits, requantize=flavour)
     check(workload, device, seed=bits, extreme=True)
+    check(replace(workload, x_shape=(3, 1240), w_shape=(24, 1240), x_bits=4), device, bits, True)
 
 
 @on_every_device
@@ -197,17 +198,16 @@ def test_sums_wrap_like_the_reference(device):
 
 
 @on_every_device
-@pytest.mark.parametrize("multiplier", [0.0, 1e-30, 1e30, 2.0**-31, 1.0])
-def test_multipliers_beyond_every_range(device, multiplier):
-    workload = Workload("matmul", (4, 20), (24, 20))
+@pytest.mark.parametrize("flavour", ["float", "fixed_point", "power_of_two"])
+def test_multipliers_beyond_every_range(device, flavour):
+    workload = Workload("matmul", (4, 20), (24, 20), requantize=flavour)
     x, w, bias, _, qinfo = make_data(workload, 0)
-    for flavour in ("float", "fixed_point", "power_of_two"):
-        wanted = replace(workload, requantize=flavour)
-        usable = min(multiplier, 2.0**29) if flavour == "fixed_point" else multiplier
-        params = reference.make_requantize_params(np.array([usable]), flavour)
-        kernel = find_kernel(wanted, device)
-        got = run(kernel, device, x, kernel.pack(w, bias, params), qinfo)
-        np.testing.assert_array_equal(got, expected(wanted, x, w, bias, params, qinfo))
+    high = 2.0**29 if flavour == "fixed_point" else 1e30  # its shift must stay positive
+    multipliers = np.resize([0.0, 1e-30, high, 2.0**-31, 1.0], 24)
+    params = reference.make_requantize_params(multipliers, flavour)
+    kernel = find_kernel(workload, device)
+    got = run(kernel, device, x, kernel.pack(w, bias, params), qinfo)
+    np.testing.assert_array_equal(got, expected(workload, x, w, bias, params, qinfo))
 
 
 @on_every_device
@@ -259,7 +259,7 @@ def test_packed_weights_take_their_bits(bits, outputs, isa):
     packed = DenseKernel(workload, isa).pack(w, bias, params)
     assert packed[0].nbytes == w.size * bits // 8
     others = sum(array.nbytes for array in packed[1:])
-    assert others <= 8 * outputs + 4 * w[0].size
+    assert others <= 8 * outputs + 4 * w[0].size + 32
 
 
 def test_kernels_are_values():

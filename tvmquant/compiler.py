@@ -14,6 +14,7 @@ import numpy as np
 import tvm
 from tvm import relax
 
+from tvmquant.build import build
 from tvmquant.errors import InputError, RecipeError
 from tvmquant.frontend import (
     CalibrationSource,
@@ -184,8 +185,7 @@ def _build(
     packed, lowered = to_device(integers, device, progress)
     if progress:
         progress("build", 0, 1)
-    with device.target:
-        executable = tvm.compile(lowered, target=device.target)
+    executable = build(lowered, device)
     if progress:
         progress("build", 1, 1)
     function = lowered["main"]

@@ -1,7 +1,7 @@
 """Elementwise operators before the pixel shuffle of a transposed convolution, not after it.
 
-A bias, a batch norm or a ReLU behind a shuffle would see an activation, not a convolution, and could
-not fold into it. Elementwise maps commute with moving values; per-channel constants are repeated
+A bias, a batch norm or a ReLU behind a shuffle would see an activation, not a convolution, and
+could not fold into it. Elementwise maps commute with moving values; per-channel constants repeat
 for the phases.
 """
 

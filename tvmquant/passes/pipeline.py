@@ -15,6 +15,7 @@ from tvmquant.ops import is_op
 from tvmquant.passes.annotate import annotate
 from tvmquant.passes.calibrate import Progress, calibrate
 from tvmquant.passes.lower import lower
+from tvmquant.passes.moves import merge_moves
 from tvmquant.passes.pack import pack
 from tvmquant.passes.realize import realize
 from tvmquant.passes.simplify import simplify
@@ -58,7 +59,7 @@ def to_integers(
 ) -> tvm.IRModule:
     """Phase 4: QDQ graph → integer operators."""
     _report(progress, "realize")
-    return _dump("4_realize", realize(mod, recipe))
+    return _dump("4_realize", merge_moves(realize(mod, recipe)))
 
 
 def to_device(

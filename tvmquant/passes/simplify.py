@@ -9,6 +9,7 @@ from tvmquant.passes.fold_affine import fold_affine
 from tvmquant.passes.fold_constants import fold_constants
 from tvmquant.passes.hoist import hoist_elementwise
 from tvmquant.passes.layout import channels_last
+from tvmquant.passes.moves import merge_moves
 
 
 def simplify(mod: tvm.IRModule) -> tvm.IRModule:
@@ -20,6 +21,7 @@ def simplify(mod: tvm.IRModule) -> tvm.IRModule:
         fold_constants,
         hoist_elementwise,
         fold_affine,
+        merge_moves,
     ):
         mod = step(mod)
     return mod

@@ -138,7 +138,7 @@ def schedule_contraction(nest: Nest, cores: int, vectors: Vectors) -> str | None
         sch.set_scope(block, 0, "local")
     lane_tile = _lane_tile(roles.lane_extent, vectors)
     room = vectors.accumulators // -(-lane_tile // vectors.lanes)
-    row_tile = _row_tile(roles.row_extent, max(room, 1)) if roles.row else 1
+    row_tile = _row_tile(roles, max(room, 1))
 
     lane_out, lane_in = sch.split(roles.lane.loop, [None, lane_tile])
     inner, outer_rows = [lane_in], []
@@ -161,8 +161,14 @@ def schedule_contraction(nest: Nest, cores: int, vectors: Vectors) -> str | None
     return "contraction"
 
 
-def _row_tile(extent: int, room: int) -> int:
-    return largest_divisor(extent, room) if largest_divisor(extent, room)*2>=room else room
+def _row_tile(roles: _Roles, room: int) -> int:
+    """Rows of a tile; the last tile may be short, unless a group ends inside it."""
+    if roles.row is None:
+        return 1
+    if roles.row_extent != roles.row.extent:
+        return largest_divisor(roles.row_extent, room)
+    tiles = -(-roles.row_extent // room)
+    return -(-roles.row_extent // tiles)
 
 
 def _registers(sch: s_tir.Schedule, block: Any, depth: int) -> None:

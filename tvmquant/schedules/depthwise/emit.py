@@ -96,7 +96,7 @@ class DepthwiseEmitter:
                 self.x_zero_point = T.bind(tirx.Cast("uint8", values[0]))
                 self.output = Output(*values[1:])
                 tasks = plan.blocks * w.x_shape[0] * plan.tasks_per_block
-                with T.parallel(i64(tasks)) as task:
+                with (T.parallel if plan.parallel else T.serial)(i64(tasks)) as task:
                     self._task(task)
         return builder.get()
 

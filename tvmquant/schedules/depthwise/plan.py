@@ -9,6 +9,8 @@ from tvmquant.schedules.workload import Workload
 # Columns of a tile; wider ones spill registers.
 _MAX_COLUMNS = {1: 2, 4: 4}
 _TASKS_PER_CORE = 4
+# Below this (about ten microseconds) threads cost more than they bring.
+_PARALLEL_MACS = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,8 @@ class Plan:
         Row tiles are dealt to this many parallel tasks.
     needed_columns : int
         Columns of the padded input that one row tile reads.
+    parallel : bool
+        Whether the layer is worth threads.
     """
 
     width: int
@@ -55,6 +59,7 @@ class Plan:
     column_tiles: int
     tasks_per_block: int
     needed_columns: int
+    parallel: bool
 
     @property
     def slots(self) -> int:
@@ -92,6 +97,7 @@ def make_plan(workload: Workload, widths: tuple[int, ...], group: int, num_cores
     lines, taps = _tile_taps(rows, kh, workload.strides[0], workload.dilation[0], group)
     row_tiles = -(-oh // rows)
     tasks = -(-_TASKS_PER_CORE * num_cores // (blocks * n))
+    parallel = num_cores > 1 and workload.macs >= _PARALLEL_MACS
     return Plan(
         width=width,
         blocks=blocks,
@@ -103,8 +109,9 @@ def make_plan(workload: Workload, widths: tuple[int, ...], group: int, num_cores
         taps=taps,
         row_tiles=row_tiles,
         column_tiles=-(-ow // columns),
-        tasks_per_block=min(row_tiles, tasks) if num_cores > 1 else 1,
+        tasks_per_block=min(row_tiles, tasks) if parallel else 1,
         needed_columns=(ow - 1) * workload.strides[1] + (kw - 1) * workload.dilation[1] + 1,
+        parallel=parallel,
     )
 
 

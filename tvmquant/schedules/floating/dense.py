@@ -26,12 +26,17 @@ from tvmquant.schedules.floating.frame import (
     start_of,
     store_channels,
 )
-from tvmquant.schedules.floating.tiling import Machine, block_count, block_lanes, choose_tile
+from tvmquant.schedules.floating.tiling import (
+    Machine,
+    block_count,
+    block_lanes,
+    choose_tile,
+    worth_threads,
+)
 from tvmquant.schedules.linear.tir import Expr, broadcast, i64, load, ramp, splat
 from tvmquant.schedules.workload import Workload
 from tvmquant.targets.device import Device
 
-_MACS_PER_TASK = 1 << 17
 _TASKS_PER_CORE = 4
 
 
@@ -57,8 +62,9 @@ class DenseKernel:
         self.runs_per_row = 1 if merged else kw
         tiles = -(-g.out_shape[1] // self.tile.rows) * -(-g.out_shape[2] // self.tile.columns)
         panels = self.blocks * g.groups
-        tasks = min(_TASKS_PER_CORE * device.num_cores, workload.macs // _MACS_PER_TASK)
-        self.chunks = max(1, min(tiles, -(-tasks // (panels * g.x_shape[0]))))
+        self.parallel = worth_threads(workload.macs, device)
+        tasks = _TASKS_PER_CORE * device.num_cores if self.parallel else 1
+        self.chunks = min(tiles, -(-tasks // panels))
         self.name = f"{workload.op}_{kh}x{kw}_{device.isa}"
 
     def pack(
@@ -85,10 +91,10 @@ class DenseKernel:
                 out = argument("out", self.workload.out_shape)
                 self.out = flat(out, self.workload.out_shape)
                 x = flat(x, self.workload.x_shape)
-                images = g.x_shape[0]
+                images, loop = g.x_shape[0], T.parallel if self.parallel else T.serial
                 with T.serial(i64(images)) if images > 1 else nullcontext(i64(0)) as image:
-                    source = padded_source(g, x, image)
-                    with T.parallel(i64(panels * self.chunks)) as task:
+                    source = padded_source(g, x, image, loop)
+                    with loop(i64(panels * self.chunks)) as task:
                         self._task(source, image, task)
         return builder.get()
 

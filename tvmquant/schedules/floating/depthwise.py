@@ -25,6 +25,7 @@ from tvmquant.schedules.floating.tiling import (
     block_count,
     block_lanes,
     choose_depthwise_tile,
+    worth_threads,
 )
 from tvmquant.schedules.linear.tir import Expr, i64, load, ramp, splat, store
 from tvmquant.schedules.workload import Workload
@@ -67,6 +68,7 @@ class DepthwiseFloatKernel:
         fitting = _BAND_BYTES // (4 * self.tile.width * g.read_size[1])
         self.band = min(rows, max(_MIN_BAND, (fitting - span) // stride + 1))
         self.bands = block_count(rows, self.band)
+        self.parallel = worth_threads(workload.macs, device)
         self.lines = (self.band - 1) * stride + span
         self.name = f"{workload.op}_{self.kh}x{self.kw}_{device.isa}"
 
@@ -91,7 +93,7 @@ class DepthwiseFloatKernel:
                 self.out = flat(out, self.workload.out_shape)
                 self.x = flat(x, self.workload.x_shape)
                 tasks = self.geometry.x_shape[0] * self.bands * self.blocks
-                with T.parallel(i64(tasks)) as task:
+                with (T.parallel if self.parallel else T.serial)(i64(tasks)) as task:
                     self._task(task)
         return builder.get()
 

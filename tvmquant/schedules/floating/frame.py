@@ -119,8 +119,11 @@ def flat(buffer: Any, shape: tuple[int, ...]) -> Any:
     return T.decl_buffer((i64(prod(shape)),), "float32", data=buffer.data)
 
 
-def padded_source(geometry: Geometry, x: Any, image: Expr) -> Source:
-    """Where to read the image: in place, or from a copy with a border of zeros."""
+def padded_source(geometry: Geometry, x: Any, image: Expr, loop: Callable) -> Source:
+    """Where to read the image: in place, or from a copy with a border of zeros.
+
+    ``loop`` is the kind of loop over the rows of the copy, ``T.serial`` or ``T.parallel``.
+    """
     _, height, width, channels = geometry.x_shape
     if not any(geometry.padding):
         return Source(x, T.bind(image * (height * width * channels)), width)
@@ -129,7 +132,7 @@ def padded_source(geometry: Geometry, x: Any, image: Expr) -> Source:
     work = T.alloc_buffer((i64(rows * columns * channels),), "float32")
     first = min(left, columns)
     inside = max(min(columns - left, width), 0)
-    with T.parallel(i64(rows)) as row:
+    with loop(i64(rows)) as row:
         start = T.bind(row * (columns * channels))
         _zero(work, start, first * channels)
         _zero(work, start + (first + inside) * channels, (columns - first - inside) * channels)

@@ -12,6 +12,16 @@ from tvmquant.targets.device import Device
 _CHAINS = 8
 _MAX_VECTORS = 8
 _MAX_PIXELS = 14
+_LINE = 16
+
+
+# Below this (some microseconds) threads cost more than they bring.
+_PARALLEL_MACS = 1 << 20
+
+
+def worth_threads(macs: int, device: Device) -> bool:
+    """Whether a layer is worth threads."""
+    return device.num_cores > 1 and macs >= _PARALLEL_MACS
 
 
 @dataclass(frozen=True)
@@ -116,10 +126,11 @@ def choose_tile(out: tuple[int, int], channels: int, machine: Machine) -> Tile:
 
 
 def choose_depthwise_tile(out_columns: int, channels: int, machine: Machine) -> Tile:
-    """Tile of a depthwise convolution: one row, few vectors, as many columns as useful."""
+    """Tile of a depthwise convolution: some columns of one row."""
     lanes = machine.fit(channels)
-    vectors = 2 if channels >= 2 * lanes else 1
-    limit = max(1, min(out_columns, _CHAINS // vectors))
+    # A cache line of channels.
+    vectors = max(1, min(channels, _LINE) // lanes)
+    limit = max(1, min(out_columns, _CHAINS // vectors, 4))
     sizes = range((limit + 1) // 2, limit + 1)
     columns = min(sizes, key=lambda p: (-(-out_columns // p) * (p + 0.5), -p))
     return Tile(1, columns, vectors, lanes)
