@@ -1,5 +1,7 @@
 """Integer depthwise kernels equal the NumPy reference bit for bit on every instruction set."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import tvm
@@ -14,12 +16,12 @@ from tvmquant.schedules.registry import find_kernel
 from tvmquant.schedules.workload import Workload
 from tvmquant.targets.device import Device, get_device
 
-HOST = get_device("host")
+HOST = replace(get_device("host"), num_cores=4)
 DEVICES = {
     "host": HOST,
     "no_avx512vnni": HOST.without("avx512vnni"),
     "no_vnni": HOST.without("avx512vnni", "avxvnni"),
-    "generic": get_device({"kind": "llvm"}),
+    "generic": get_device({"kind": "llvm", "num-cores": 4}),
 }
 
 
@@ -116,6 +118,7 @@ def layer(channels: int, size: int, kernel: int, stride: int, **changes: object)
 @settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(workload=workloads(), seed=st.integers(0, 99))
 @example(workload=layer(144, 9, 5, 2), seed=0)
+@example(workload=layer(144, 31, 3, 1), seed=5)  # large enough for threads
 @example(workload=layer(96, 8, 3, 1, requantize="fixed_point"), seed=1)
 @example(workload=layer(32, 9, 3, 2, w_bits=4, requantize="power_of_two"), seed=2)
 def test_equals_reference(name: str, workload: Workload, seed: int) -> None:

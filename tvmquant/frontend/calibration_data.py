@@ -43,6 +43,7 @@ class CalibrationSource:
 
     def __init__(self, data: Any) -> None:
         self._open = _opener(data)
+        self._file = f"{os.fspath(data)}: " if isinstance(data, str | os.PathLike) else ""
         self._stream: Iterator[Any] | None = None
 
     @classmethod
@@ -59,7 +60,7 @@ class CalibrationSource:
         stream = self._samples(inputs)
         first = next(stream, None)
         if first is None:
-            raise CalibrationError("calibration data is empty")
+            raise self._empty()
         # Arrays are cut again once the batch is known; other sources are read only once.
         self._stream = None if self._open.repeatable else itertools.chain([first], stream)
         sample = _by_name(first, inputs, 0)
@@ -81,12 +82,24 @@ class CalibrationSource:
         stream, self._stream = self._stream or self._samples(inputs), None
         count = 0
         for count, sample in enumerate(stream, 1):
-            yield check_sample(_by_name(sample, inputs, count - 1), inputs, count - 1)
+            try:
+                checked = check_sample(_by_name(sample, inputs, count - 1), inputs, count - 1)
+            except CalibrationError as error:
+                raise CalibrationError(f"{self._file}{error}") from None
+            yield checked
         if not count:
-            raise CalibrationError("calibration data is empty")
+            raise self._empty()
 
     def _samples(self, inputs: Sequence[InputInfo]) -> Iterator[Any]:
-        return self._open(inputs)
+        try:
+            yield from self._open(inputs)
+        except CalibrationError as error:
+            raise CalibrationError(f"{self._file}{error}") from None
+
+    def _empty(self) -> CalibrationError:
+        return CalibrationError(
+            f"{self._file}calibration data is empty: give at least one batch of real inputs"
+        )
 
 
 def calibration_batches(data: Any, inputs: Sequence[InputInfo]) -> Iterator[Batch]:
@@ -158,10 +171,10 @@ def _read_npz(path: Path) -> Batch:
             if isinstance(stored, np.ndarray):
                 return {"x": stored}
             return {name: stored[name] for name in stored.files}
-    except (OSError, ValueError, EOFError, KeyError) as error:
-        raise CalibrationError(f"cannot read calibration file {path}: {error}") from None
-    except Exception as error:  # zipfile and zlib have their own error classes
-        raise CalibrationError(f"calibration file {path} is damaged: {error}") from None
+    except Exception:  # NumPy, zipfile and zlib each have their own
+        raise CalibrationError(
+            f"calibration file {path} cannot be read: make it with numpy.savez, plain arrays only"
+        ) from None
 
 
 def _named_arrays(arrays: Batch, inputs: Sequence[InputInfo]) -> Batch:
@@ -176,8 +189,8 @@ def _named_arrays(arrays: Batch, inputs: Sequence[InputInfo]) -> Batch:
         return {inputs[0].name: arrays.get("x", next(iter(arrays.values())))}
     if len(found) < len(inputs):
         missing = ", ".join(f"'{info.name}'" for info in inputs if info.name not in found)
-        known = ", ".join(f"'{key}'" for key in arrays)
-        raise CalibrationError(f"the calibration file has no array for {missing}; it has {known}")
+        known = ", ".join(f"'{key}'" for key in arrays) or "no arrays at all"
+        raise CalibrationError(f"no array for the model's input {missing}; the file has {known}")
     return found
 
 

@@ -21,6 +21,10 @@ def schedule_reduction(nest: Nest, cores: int) -> str | None:
     if not nest.reduction or not nest.loads:
         return None
     along = _contiguous_axis(nest)
+    if nest.store is not None and along is not None and _is_strided_window(nest, along):
+        # LLVM unrolls the window and loads pairs or quads of pixels by itself.
+        parallelize(nest.sch, [axis.loop for axis in nest.spatial[:-1]], nest.nanoseconds, cores)
+        return "window"
     if along is not None and along.reduce and (nest.store is not None or _is_float(nest)):
         return _inner(nest, along, cores)
     if nest.store is None or along is None:
@@ -30,12 +34,23 @@ def schedule_reduction(nest: Nest, cores: int) -> str | None:
 
 
 def _contiguous_axis(nest: Nest) -> Axis | None:
-    """Axis along which the largest input is read contiguously."""
-    largest = max(nest.loads, key=lambda load: prod(int(dim) for dim in load.source.shape))
-    for axis in reversed(nest.axes):
-        if axis.extent > 1 and nest.stride(largest, axis) == 1:
-            return axis
-    return None
+    """Longest axis along which the largest input is read contiguously."""
+    largest = max(nest.loads, key=_elements)
+    found = [axis for axis in nest.axes if axis.extent > 1 and nest.stride(largest, axis) == 1]
+    return max(found, key=lambda axis: axis.extent, default=None)
+
+
+def _elements(load: Any) -> int:
+    return prod(int(dim) for dim in load.source.shape)
+
+
+def _is_strided_window(nest: Nest, along: Axis) -> bool:
+    """Whether ``along`` is the inside of a short window that moves in steps."""
+    return along.reduce and along.extent < _SHORT and any(
+        axis.extent > along.extent and nest.stride(nest.store, axis) == 1
+        for axis in nest.spatial
+        if (nest.stride(max(nest.loads, key=_elements), axis) or 0) in range(2, _SHORT)
+    )
 
 
 def _inner(nest: Nest, along: Axis, cores: int) -> str:
