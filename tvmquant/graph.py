@@ -108,19 +108,29 @@ def operands(value: Any) -> Iterable[relax.Var]:
 
 
 def substitute(value: Any, mapping: dict[relax.Var, Any]) -> Any:
-    """Replace variables inside an expression (one level of calls and tuples)."""
+    """Replace variables inside an expression (one level of calls and tuples).
+
+    What does not change stays the same object, which keeps its type.
+    """
     if isinstance(value, relax.Var):
         return mapping.get(value, value)
     if isinstance(value, relax.Call):
         args = [substitute(arg, mapping) for arg in value.args]
-        if all(new is old or new.same_as(old) for new, old in zip(args, value.args)):
+        if _same(args, value.args):
             return value
         return relax.Call(value.op, args, value.attrs, value.ty_args)
     if isinstance(value, relax.Tuple):
-        return relax.Tuple([substitute(item, mapping) for item in value.fields])
+        fields = [substitute(item, mapping) for item in value.fields]
+        return value if _same(fields, value.fields) else relax.Tuple(fields)
     if isinstance(value, relax.TupleGetItem):
-        return relax.TupleGetItem(substitute(value.tuple_value, mapping), value.index)
+        source = substitute(value.tuple_value, mapping)
+        same = source.same_as(value.tuple_value)
+        return value if same else relax.TupleGetItem(source, value.index)
     return value
+
+
+def _same(new: Iterable[Any], old: Iterable[Any]) -> bool:
+    return all(a is b or a.same_as(b) for a, b in zip(new, old))
 
 
 def rewrite(

@@ -1,7 +1,8 @@
 """One canonical form per operator, so that every later pass knows one pattern only.
 
-conv1d becomes conv2d, batch norm an affine map, subtraction and division by constants addition and
-multiplication, global pooling a mean. (Transposed convolutions become convolutions in ``layout``.)
+1-D convolutions become 2-D ones, batch norm an affine map, subtraction and division by constants
+addition and multiplication, global pooling a mean. (Transposed convolutions become convolutions in
+``layout``.)
 """
 
 from __future__ import annotations
@@ -137,6 +138,49 @@ def _conv1d(builder: Builder, call: relax.Call, name: str) -> Any:
     return relax.op.squeeze(builder.emit(out, name), [2])
 
 
+def _conv1d_transpose(builder: Builder, call: relax.Call, name: str) -> Any:
+    x, w = call.args
+    attrs = call.attrs
+    if str(attrs["data_layout"]) != "NCW" or str(attrs["kernel_layout"]) != "IOW":
+        return None
+    left, right = ints(attrs["padding"])
+    image = builder.emit(relax.op.expand_dims(x, 2), f"{name}/image")
+    weight = const_value(w)
+    if weight is not None:
+        kernel: Any = relax.const(weight[:, :, None, :])
+    else:
+        kernel = builder.emit(expand_weight(builder, w, 2), f"{name}/weight")
+    out = relax.op.nn.conv2d_transpose(
+        image,
+        kernel,
+        strides=[1, ints(attrs["strides"])[0]],
+        padding=[0, left, 0, right],
+        output_padding=[0, ints(attrs["output_padding"])[0]],
+        dilation=[1, ints(attrs["dilation"])[0]],
+        groups=int(attrs["groups"]),
+    )
+    return relax.op.squeeze(builder.emit(out, name), [2])
+
+
+def _matmul(builder: Builder, call: relax.Call, name: str) -> Any:
+    """Vectors become matrices of one row or column."""
+    a, b = call.args
+    ranks = len(shape_of(a)), len(shape_of(b))
+    if min(ranks) != 1:
+        return None
+    if ranks[0] == 1:
+        a = builder.emit(relax.op.expand_dims(a, 0), f"{name}/row")
+    if ranks[1] == 1:
+        value = const_value(b)
+        b = (
+            builder.emit(relax.op.expand_dims(b, 1), f"{name}/column")
+            if value is None
+            else relax.const(value[:, None])
+        )
+    y = builder.emit(relax.op.matmul(a, b), name)
+    return relax.op.reshape(y, shape_of(call))
+
+
 def expand_weight(builder: Builder, weight: Any, axis: int) -> Any:
     """Insert an axis into a weight, below its dequantize node if it has one."""
     inner = builder.value(weight)
@@ -204,7 +248,9 @@ RULES: dict[str, Callable[[Builder, relax.Call, str], Any]] = {
     "maximum": _bound(relax.op.maximum, low=True),
     "minimum": _bound(relax.op.minimum, low=False),
     "split": _split,
+    "matmul": _matmul,
     "nn.conv1d": _conv1d,
+    "nn.conv1d_transpose": _conv1d_transpose,
     "nn.max_pool1d": _pool1d(relax.op.nn.max_pool2d),
     "nn.avg_pool1d": _pool1d(relax.op.nn.avg_pool2d),
     "nn.adaptive_avg_pool1d": _adaptive_avg_pool(1),

@@ -71,10 +71,21 @@ def _phase_weight_expr(builder: Builder, weight: Any, args: tuple) -> tuple[Any,
     if name_of(inner) != "tvmquant.dequantize" or const_value(inner.args[0]) is None:
         return None, None
     q, scale, zero = (const_value(a) for a in inner.args)
-    if scale.size > 1 or int(inner.attrs["block_size"]) or np.any(zero):
+    per_channel = scale.size > 1
+    if int(inner.attrs["block_size"]) or (per_channel and int(inner.attrs["axis"]) != 1):
         return None, None
-    new, taps = phase_weights(q, *args)
-    call = dequantize(relax.const(new), inner.args[1], inner.args[2], bits=int(inner.attrs["bits"]))
+    # Absent taps are zero, so the zero point must be.
+    moved = q.astype(np.int32) - (zero.reshape(1, -1, 1, 1) if zero.size > 1 else zero)
+    if moved.min(initial=0) < -128 or moved.max(initial=0) > 127:
+        return None, None
+    new, taps = phase_weights(moved.astype(np.int8), *args)
+    scale = np.tile(scale, len(new) // scale.size) if per_channel else scale
+    call = dequantize(
+        relax.const(new),
+        relax.const(scale),
+        relax.const(np.zeros(scale.shape, np.int8)),
+        bits=int(inner.attrs["bits"]),
+    )
     return call, taps
 
 

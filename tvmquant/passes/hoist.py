@@ -1,84 +1,171 @@
-"""Elementwise operators before the pixel shuffle of a transposed convolution, not after it.
+"""Elementwise operators before the operators that only move values, not after them.
 
-A bias, a batch norm or a ReLU behind a shuffle would see an activation, not a convolution, and
-could not fold into it. Elementwise maps commute with moving values; per-channel constants repeat
-for the phases.
+A bias, a batch norm or a ReLU behind the pixel shuffle of a transposed convolution, or behind the
+squeeze of a 1-D one, would see an activation, not a convolution, and could not fold into it.
+Elementwise maps commute with moving values; per-channel constants move the other way.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import tvm
 from tvm import relax
 
-from tvmquant.graph import Builder, is_const, name_of, operands, rewrite
+from tvmquant import reference
+from tvmquant.graph import Builder, const_value, is_const, name_of, operands, rewrite
+from tvmquant.interpreter.float_ops import FLOAT_OPS
+from tvmquant.ops import is_op
 from tvmquant.ops.integer import shape_of
-from tvmquant.passes.fold_affine import is_linear, per_channel
+from tvmquant.passes.moves import VIEWS
 from tvmquant.passes.tables import TABULAR
 
-# The moves of ``conv2d_transpose``, last one first.
-_CHAIN = ("strided_slice", "reshape", "permute_dims", "reshape")
+_WAIST = ("tvmquant.quantize", "tvmquant.dequantize")
 
 
 def hoist_elementwise(mod: tvm.IRModule) -> tvm.IRModule:
-    """Swap elementwise operators with the pixel shuffle that they read."""
+    """Swap elementwise and per-tensor (de)quantize operators with the moves that they read."""
 
     def visit(builder: Builder, var: relax.Var, value: Any) -> Any:
-        if name_of(value) not in TABULAR or len(list(operands(value))) != 1:
+        if name_of(value) not in TABULAR and not is_op(value, *_WAIST):
             return None
-        (x,) = operands(value)
-        chain = _shuffle(builder, x)
-        if chain is None or shape_of(x) != shape_of(value):
+        tensors = [a for a in operands(value) if _constant(builder, a) is None]
+        chains = [_Chain.behind(builder, x) for x in tensors]
+        if not chains or any(shape_of(x) != shape_of(value) for x in tensors):
             return None
-        base, moves = chain
-        channels, wide = shape_of(x)[-1], shape_of(base)[-1]
-        args = []
-        for arg in value.args:
-            if is_const(arg):
-                constant = per_channel(arg, shape_of(value))
-                if constant is None:
-                    return None
-                args.append(relax.const(_repeated(constant, wide // channels)))
-            else:
-                args.append(base if isinstance(arg, relax.Var) else arg)
-        y = builder.emit(relax.Call(value.op, args, value.attrs), var.name)
-        builder.uses[y] = 1
-        for move in reversed(moves):
-            y = builder.emit(relax.Call(move.op, [y, *move.args[1:]], move.attrs), "shuffle")
+        first = chains[0]
+        if not first.moves or not all(first.same_moves(other) for other in chains[1:]):
+            return None
+        call = _before(builder, value, dict(zip(tensors, chains)), first)
+        if call is None:
+            return None
+        y = builder.emit(call, var.name)
+        for move in reversed(first.moves):
             builder.uses[y] = 1
-        builder.uses.pop(y)
+            moved = relax.Call(move.op, [y, *move.args[1:]], move.attrs)
+            y = builder.emit(moved, f"{var.name}/moved")
         return y
 
     return rewrite(mod, visit)
 
 
-def _repeated(constant: np.ndarray, phases: int) -> np.ndarray:
-    return constant if constant.size == 1 else np.tile(constant, phases)
+@dataclass(frozen=True)
+class _Chain:
+    """A computed tensor and the moves on it, last one first."""
+
+    base: relax.Var
+    moves: tuple[relax.Call, ...]
+
+    @classmethod
+    def behind(cls, builder: Builder, x: relax.Var) -> _Chain:
+        moves: list[relax.Call] = []
+        while True:
+            call = builder.value(x)
+            if not _is_move(builder, call):
+                break
+            moves.append(call)
+            x = call.args[0]
+        # Nothing is gained by computing on an input of the network before it is moved.
+        is_input = isinstance(call, relax.Var)
+        return cls(x, () if is_input else tuple(moves))
+
+    def same_moves(self, other: _Chain) -> bool:
+        if shape_of(self.base) != shape_of(other.base) or len(self.moves) != len(other.moves):
+            return False
+        return all(_alike(a, b) for a, b in zip(self.moves, other.moves))
+
+    def unmoved(self, constant: np.ndarray, axis: int) -> np.ndarray | None:
+        """``[C]``: what the moved ``constant`` is on the base; ``None`` unless per channel.
+
+        ``constant`` has the shape of the moved tensor, ``axis`` is the channel axis of the base.
+        """
+        shape = shape_of(self.base)
+        position = np.arange(int(np.prod(shape))).reshape(shape)
+        for move in reversed(self.moves):
+            if name_of(move) in VIEWS:
+                position = position.reshape(shape_of(move))
+            else:
+                position = FLOAT_OPS[str(move.op.name)]([position, *move.args[1:]], move)
+        values = np.full(int(np.prod(shape)), np.nan, np.float32)
+        values[position.reshape(-1)] = constant.reshape(-1)
+        rows = np.moveaxis(values.reshape(shape), axis, 0).reshape(shape[axis], -1)
+        # Values that a slice drops are NaN here; they agree with anything.
+        low, high = np.fmin.reduce(rows, 1), np.fmax.reduce(rows, 1)
+        return np.nan_to_num(low) if np.all((low == high) | np.isnan(low)) else None
 
 
-def _shuffle(builder: Builder, x: relax.Var) -> tuple[relax.Var, list[relax.Call]] | None:
-    """Computing tensor and moves behind ``x``, if it is an ungrouped pixel shuffle of its own."""
-    moves: list[relax.Call] = []
-    for kind in _CHAIN:
-        call = builder.value(x)
-        if name_of(call) != kind or builder.uses.get(x, 1) != 1:
+def _before(
+    builder: Builder, value: relax.Call, chains: dict[relax.Var, _Chain], first: _Chain
+) -> relax.Call | None:
+    """The operator on the bases of its arguments."""
+    rank, axis = len(shape_of(first.base)), _channel_axis(builder, first.base)
+    prelu = name_of(value) == "nn.prelu"
+    args = []
+    for arg in value.args:
+        constant = _constant(builder, arg)
+        if arg in chains:
+            args.append(chains[arg].base)
+        elif constant is None or is_op(value, *_WAIST):
+            if constant is not None and constant.size != 1:
+                return None
+            args.append(arg)
+        elif constant.size == 1 and not prelu:
+            args.append(relax.const(constant.reshape(1)))
+        elif axis is None:
             return None
-        moves.append(call)
-        x = call.args[0]
-    phases = shape_of(moves[-1])
-    is_shuffle = len(phases) == 7 and phases[3] == 1
-    axes = [int(a) for a in moves[2].attrs["axes"]] if is_shuffle else []
-    if axes != [0, 1, 4, 2, 5, 3, 6] or builder.uses.get(x, 1) != 1 or not _computes(builder, x):
-        return None
-    return x, moves
+        else:
+            if prelu:
+                axes = [1] * len(shape_of(value))
+                axes[int(value.attrs["axis"])] = -1
+                constant = constant.reshape(axes)
+            unmoved = first.unmoved(np.broadcast_to(constant, shape_of(value)), axis)
+            if unmoved is None:
+                return None
+            dims = [1] * rank
+            dims[axis] = -1
+            args.append(relax.const(unmoved if prelu else unmoved.reshape(dims)))
+    if prelu:
+        return relax.op.nn.prelu(*args, axis)
+    return relax.Call(value.op, args, value.attrs)
 
 
-def _computes(builder: Builder, x: relax.Var) -> bool:
-    """A convolution, or elementwise operators on one."""
+def _constant(builder: Builder, arg: Any) -> np.ndarray | None:
+    """Value of a constant or of a reshaped or dequantized one (the bias of an imported model)."""
+    if is_const(arg):
+        return const_value(arg)
+    node = builder.value(arg)
+    if name_of(node) in VIEWS:
+        inner = _constant(builder, node.args[0])
+        return None if inner is None else inner.reshape(shape_of(node))
+    if is_op(node, "tvmquant.dequantize") and all(map(is_const, node.args)):
+        numbers = {key: int(node.attrs[key]) for key in ("axis", "block_size")}
+        return reference.dequantize(*map(const_value, node.args), **numbers)
+    return None
+
+
+def _is_move(builder: Builder, call: Any) -> bool:
+    name = name_of(call)
+    if name == "strided_slice":
+        # A crop; not one of several parts of a tensor.
+        whole, part = (int(np.prod(shape_of(e))) for e in (call.args[0], call))
+        return builder.uses.get(call.args[0], 1) == 1 and 2 * part >= whole
+    return (name in VIEWS or name == "permute_dims") and isinstance(call.args[0], relax.Var)
+
+
+def _alike(a: relax.Call, b: relax.Call) -> bool:
+    return tvm.ir.structural_equal(
+        relax.Tuple(list(a.args[1:])), relax.Tuple(list(b.args[1:]))
+    ) and (a.op == b.op and tvm.ir.structural_equal(a.attrs, b.attrs))
+
+
+def _channel_axis(builder: Builder, x: relax.Var) -> int | None:
+    """Axis of the output channels of the convolution or matmul behind elementwise operators."""
     call = builder.value(x)
     while name_of(call) in TABULAR:
-        (source,) = operands(call)
-        call = builder.value(source)
-    return is_linear(call)
+        x = next(iter(operands(call)))
+        call = builder.value(x)
+    if name_of(call) == "nn.conv2d":
+        return str(call.attrs["data_layout"]).index("C")
+    return len(shape_of(x)) - 1 if name_of(call) == "matmul" else None

@@ -11,7 +11,7 @@ from tvm import relax
 from tvmquant.graph import Builder, name_of, rewrite
 from tvmquant.ops.integer import ints, shape_of
 
-_VIEWS = ("reshape", "expand_dims", "squeeze", "flatten")
+VIEWS = ("reshape", "expand_dims", "squeeze", "flatten")
 
 
 def merge_moves(mod: tvm.IRModule) -> tvm.IRModule:
@@ -30,7 +30,7 @@ def merge_moves(mod: tvm.IRModule) -> tvm.IRModule:
             )
         if kind == "permute_dims":
             return _permutation(builder, value)
-        if kind in _VIEWS:
+        if kind in VIEWS:
             return _view(builder, value.args[0], shape_of(value))
         return None
 
@@ -39,7 +39,7 @@ def merge_moves(mod: tvm.IRModule) -> tvm.IRModule:
 
 def _view(builder: Builder, x: Any, shape: list[int]) -> Any:
     source = builder.value(x)
-    while name_of(source) in _VIEWS:
+    while name_of(source) in VIEWS:
         x = source.args[0]
         source = builder.value(x)
     return x if shape_of(x) == shape else relax.op.reshape(x, shape)

@@ -28,6 +28,9 @@ MOVES = {
     "image.resize2d",
     "take",
     "flatten",
+    # Scales are positive: the largest integer is the largest value.
+    "max",
+    "min",
 }
 
 

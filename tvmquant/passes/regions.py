@@ -22,14 +22,12 @@ import tvm
 from tvm import relax
 
 from tvmquant.graph import Graph, const_value, is_const, name_of, operands
-from tvmquant.interpreter.float_ops import UNARY
 from tvmquant.ops.integer import shape_of
 from tvmquant.passes.fold_affine import is_linear, per_channel
+from tvmquant.passes.tables import TABULAR
 from tvmquant.recipe import Recipe
 
 CLIPS = ("nn.relu", "clip")
-_UNARY = {*UNARY, "clip", "nn.leakyrelu", "nn.prelu"} - {"isnan", "logical_not"}
-_NARY = {"add", "subtract", "multiply", "divide", "power", "maximum", "minimum"}
 _BINARY = {"add", "subtract", "multiply"}
 _MOVES = {
     "reshape",
@@ -46,6 +44,8 @@ _MOVES = {
     "nn.pad",
     "image.resize2d",
     "take",
+    "max",
+    "min",
 }
 _POOLS = {"nn.avg_pool2d", "mean"}
 
@@ -105,19 +105,17 @@ class Regions:
             source = value.tuple_value
             moved = isinstance(source, relax.Var) and self.kind.get(source) == "move"
             return ("move" if moved else "float"), var
-        if name is None or not _is_float32(value):
+        if name in TABULAR and _has_dtype(value, "float32", "bool"):
+            return self._elementwise(var, value, name)
+        if name is None or not _has_dtype(value, "float32"):
             return ("move", var) if name == "split" else ("float", var)
         if is_linear(value):
             if not self.recipe.bits_for(var.name).quantize:
                 return "float", var
             return ("raw" if self._has_bias(var) else "linear"), var
-        if name == "add" and self._is_bias_of(value):
-            return "linear", var
         if name == "matmul":
             both = all(isinstance(a, relax.Var) for a in value.args)
             return ("bmm" if both else "float"), var
-        if name in _UNARY or name in _NARY:
-            return self._elementwise(var, value, name)
         if name in _POOLS:
             return "pool", var
         if name in _MOVES and _is_plain_move(value, name):
@@ -135,14 +133,17 @@ class Regions:
         return isinstance(value.args[0], relax.Var) and self.kind.get(value.args[0]) == "raw"
 
     def _elementwise(self, var: relax.Var, value: relax.Call, name: str) -> tuple[str, relax.Var]:
+        if name == "add" and self._is_bias_of(value):
+            return "linear", var
         roots = {self._table_root(a) for a in operands(value)}
         constants = [a for a in value.args if is_const(a)]
         shape = shape_of(value)
         tabular = all(per_channel(c, shape) is not None for c in constants) or name == "nn.prelu"
         same_shape = all(shape_of(a) == shape for a in operands(value))
+        floats = all(isinstance(a, relax.Var) and _has_dtype(a, "float32") for a in value.args)
         if len(roots) == 1 and tabular and same_shape:
-            return "unary", next(iter(roots))
-        floats = all(isinstance(a, relax.Var) and _is_float32(a) for a in value.args)
+            root = next(iter(roots))
+            return ("unary", root) if _has_dtype(root, "float32") else ("float", var)
         if name in _BINARY and floats:
             return "binary", var
         return "float", var
@@ -213,9 +214,9 @@ class Regions:
         return current if self.kind[current] in ("linear", "bmm", "binary", "pool") else var
 
 
-def _is_float32(value: Any) -> bool:
+def _has_dtype(value: Any, *dtypes: str) -> bool:
     ty = value.ty
-    return isinstance(ty, relax.TensorType) and str(ty.dtype) == "float32"
+    return isinstance(ty, relax.TensorType) and str(ty.dtype) in dtypes
 
 
 def _is_plain_move(value: relax.Call, name: str) -> bool:

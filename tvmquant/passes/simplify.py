@@ -17,6 +17,8 @@ def simplify(mod: tvm.IRModule) -> tvm.IRModule:
     for step in (
         fold_constants,
         canonicalize,
+        hoist_elementwise,
+        merge_moves,
         channels_last,
         fold_constants,
         hoist_elementwise,

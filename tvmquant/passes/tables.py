@@ -15,20 +15,12 @@ import numpy as np
 from tvm import relax
 
 from tvmquant.graph import const_value, is_const, name_of, operands
-from tvmquant.interpreter.float_ops import UNARY
+from tvmquant.interpreter.float_ops import BINARY, UNARY
 from tvmquant.interpreter.interpreter import EVALUATORS
 from tvmquant.ops import op_name
 from tvmquant.ops.integer import shape_of
 
-TABULAR = ({*UNARY, "clip", "nn.leakyrelu", "nn.prelu"} - {"isnan", "logical_not"}) | {
-    "add",
-    "subtract",
-    "multiply",
-    "divide",
-    "power",
-    "maximum",
-    "minimum",
-}
+TABULAR = {*UNARY, *BINARY, "divide", "where", "astype", "clip", "nn.leakyrelu", "nn.prelu"}
 
 
 class Lookup(Protocol):

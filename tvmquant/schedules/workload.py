@@ -75,6 +75,29 @@ class Workload:
         return int(np.prod(self.out_shape)) * per_output
 
 
+@dataclass(frozen=True)
+class Expansion:
+    """Constants that a kernel makes bigger once, when the model is loaded.
+
+    Winograd's transformed weights, tables of sub-byte weights: several bytes a weight that would
+    bloat the file. The first ``len(inputs)`` arrays of :meth:`Kernel.pack` are stored; ``func``
+    turns them into the arrays that the kernel's PrimFunc takes in their place.
+
+    Attributes
+    ----------
+    func : PrimFunc
+        ``(*stored, *expanded)``, marked ``tvmquant.scheduled``.
+    inputs : int
+        How many of the packed arrays it reads.
+    outputs : tuple of (shape, dtype)
+        The expanded arrays.
+    """
+
+    func: Any
+    inputs: int
+    outputs: tuple[tuple[tuple[int, ...], str], ...]
+
+
 class Kernel(Protocol):
     """A kernel made for one workload on one device."""
 
@@ -91,3 +114,5 @@ class Kernel(Protocol):
         ``qinfo`` is int32 ``[4]``: x_zero_point, out_zero_point, out_min, out_max (absent for
         the float operators).
         """
+
+    # A kernel may also have ``expansion() -> Expansion | None``; without it nothing is expanded.
