@@ -61,7 +61,7 @@ class Device:
 
 
 _STEERING = ("sse4.1", "ssse3", "avx2", "fma", "f16c", "avxvnni", "avx512f", "avx512bw",
-             "avx512vl", "avx512vnni", "avx512vbmi", "neon", "dotprod", "i8mm")
+             "avx512vl", "avx512vnni", "avx512vbmi", "avx512vpopcntdq", "neon", "dotprod", "i8mm")
 
 
 def _features(target: dict[str, Any]) -> frozenset[str]:

@@ -66,7 +66,8 @@ class Register:
 
     def __init__(self, dtype: str, lanes: int) -> None:
         self.lanes = lanes
-        self.buffer = T.alloc_buffer((i64(lanes),), dtype, scope="local")
+        # No scope: "local" would make this TVM allocate a workspace on the heap for each.
+        self.buffer = T.alloc_buffer((i64(lanes),), dtype)
 
     def get(self) -> Expr:
         """Value of the variable."""
