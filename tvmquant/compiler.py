@@ -24,10 +24,12 @@ from tvmquant.frontend import (
     synthetic_batches,
 )
 from tvmquant.layers import describe_layers
+from tvmquant.ops.integer import shape_of
 from tvmquant.passes.calibrate import Progress
 from tvmquant.passes.pipeline import is_quantized, to_device, to_integers, to_qdq
 from tvmquant.recipe import Recipe
 from tvmquant.runtime import CompiledModel, Manifest, TensorInfo, current_versions
+from tvmquant.schedules.selection import KernelTable
 from tvmquant.targets import Device, get_device
 
 SYNTHETIC_BATCHES = 8
@@ -182,7 +184,8 @@ def _length(data: Any) -> int:
 def _build(
     quantized: QuantizedModel, integers: tvm.IRModule, device: Device, progress: Progress | None
 ) -> CompiledModel:
-    packed, lowered = to_device(integers, device, progress)
+    kernels = KernelTable(device, expand=quantized.recipe.expand_weights)
+    packed, lowered = to_device(integers, kernels, progress)
     if progress:
         progress("build", 0, 1)
     executable = build(lowered, device)
@@ -202,8 +205,16 @@ def _build(
         features=sorted(device.features),
         versions=current_versions(),
         source=quantized.source,
+        expanded_bytes=_bytes(function.params[len(quantized.inputs) :]),
     )
     return CompiledModel.from_build(executable, manifest)
+
+
+def _bytes(params: Sequence[relax.Var]) -> int:
+    """Bytes of the parameters of ``main`` that hold expanded constants."""
+    return sum(
+        int(np.prod(shape_of(param))) * np.dtype(str(param.ty.dtype)).itemsize for param in params
+    )
 
 
 def _outputs(function: relax.Function, names: Sequence[str]) -> tuple[TensorInfo, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import tvm
@@ -26,7 +27,7 @@ def describe_layers(packed: tvm.IRModule, lowered: tvm.IRModule) -> tuple[LayerI
     lowered : tvm.IRModule
         What is built.
     """
-    kernels = (value.attrs for _, value in Graph(packed).bindings if is_op(value, PACKED))
+    kernels = (value for _, value in Graph(packed).bindings if is_op(value, PACKED))
     layers = []
     for var, value in Graph(lowered).bindings:
         if name_of(value) != "call_tir":
@@ -34,7 +35,7 @@ def describe_layers(packed: tvm.IRModule, lowered: tvm.IRModule) -> tuple[LayerI
         symbol = str(value.args[0].name_hint)
         func = lowered[value.args[0]]
         if _is_generated(func):
-            layers.append(_linear(next(kernels), symbol, value))
+            layers.append(_linear(next(kernels), symbol))
         else:
             layers.append(_light(var.name, symbol, value))
     return tuple(layers)
@@ -50,8 +51,8 @@ def _tensors(value: relax.Call) -> list[Any]:
     return list(args.fields) if isinstance(args, relax.Tuple) else [args]
 
 
-def _bytes(value: relax.Call) -> int:
-    return sum(t.value.numpy().nbytes for t in _tensors(value) if is_const(t))
+def _bytes(tensors: Iterable[Any]) -> int:
+    return sum(t.value.numpy().nbytes for t in tensors if is_const(t))
 
 
 def _output_shape(value: relax.Call) -> tuple[int, ...]:
@@ -60,7 +61,8 @@ def _output_shape(value: relax.Call) -> tuple[int, ...]:
     return tuple(int(d) for d in first.shape.values)
 
 
-def _linear(attrs: Any, symbol: str, value: relax.Call) -> LayerInfo:
+def _linear(packed: relax.Call, symbol: str) -> LayerInfo:
+    attrs = packed.attrs
     workload = workload_from_json(str(attrs["workload"]))
     quantized = workload.w_bits <= 8
     return LayerInfo(
@@ -72,7 +74,7 @@ def _linear(attrs: Any, symbol: str, value: relax.Call) -> LayerInfo:
         output_shape=workload.out_shape,
         weight_bits=workload.w_bits if quantized else None,
         activation_bits=workload.x_bits if quantized else None,
-        weight_bytes=_bytes(value),
+        weight_bytes=_bytes(packed.args),
         macs=workload.macs,
     )
 
@@ -88,6 +90,6 @@ def _light(name: str, symbol: str, value: relax.Call) -> LayerInfo:
         input_shapes=shapes,
         output_shape=_output_shape(value),
         activation_bits=8 if dtypes and dtypes <= {"uint8", "int8"} else None,
-        weight_bytes=_bytes(value),
+        weight_bytes=_bytes(_tensors(value)),
         macs=0,
     )

@@ -91,6 +91,9 @@ class Recipe:
         ``float``, ``fixed_point`` or ``power_of_two``, see ``tvmquant.reference.requantize``.
     percentile : float
         Share of values kept by the ``percentile`` estimator, in percent.
+    expand_weights : bool
+        Whether kernels may expand weights in memory when the model is loaded (Winograd transforms,
+        tables); the file stays packed either way.
     layers : tuple of LayerRule
         Overrides by layer name.
     """
@@ -104,6 +107,7 @@ class Recipe:
     first_last_bits: int | None = 8
     requantize: str = "float"
     percentile: float = 99.99
+    expand_weights: bool = True
     layers: tuple[LayerRule, ...] = ()
 
     def __post_init__(self) -> None:

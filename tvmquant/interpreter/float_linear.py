@@ -65,7 +65,8 @@ def pool2d(args: list, call: relax.Call) -> np.ndarray:
     ow = pool_geometry(w, size[1], strides[1], left, right, dilation[1], ceil)
     need_h = max((oh - 1) * strides[0] + (size[0] - 1) * dilation[0] + 1, h + top)
     need_w = max((ow - 1) * strides[1] + (size[1] - 1) * dilation[1] + 1, w + left)
-    padded = np.full((n, need_h, need_w, c), -np.inf if is_max else 0, x.dtype)
+    lowest = np.iinfo(x.dtype).min if np.issubdtype(x.dtype, np.integer) else -np.inf
+    padded = np.full((n, need_h, need_w, c), lowest if is_max else 0, x.dtype)
     padded[:, top : top + h, left : left + w] = x
     out: np.ndarray | None = None
     for i in range(size[0]):

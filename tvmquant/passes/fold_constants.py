@@ -1,4 +1,8 @@
-"""Evaluate every operator whose arguments are all constants, in NumPy."""
+"""Evaluate every operator whose arguments are all constants, in NumPy.
+
+Integer weights and their scales are what the QDQ waist is about: they are kept. Biases and other
+constants that meet activations in elementwise operators become float.
+"""
 
 from __future__ import annotations
 
@@ -8,30 +12,40 @@ import numpy as np
 import tvm
 from tvm import relax
 
-from tvmquant.graph import Builder, is_const, rewrite
+from tvmquant.graph import Builder, Graph, is_const, name_of, rewrite
+from tvmquant.interpreter.float_ops import BINARY
 from tvmquant.interpreter.interpreter import EVALUATORS
 from tvmquant.ops import is_op, op_name
 
-# Integer weights and their scales are what the QDQ waist is about.
-_KEEP = (
-    "tvmquant.quantize",
-    "tvmquant.dequantize",
-    "tvmquant.observe",
-    "tvmquant.observe_weight",
-)
+_KEEP = ("tvmquant.observe", "tvmquant.observe_weight")
+_WAIST = ("tvmquant.quantize", "tvmquant.dequantize")
+_VIEWS = ("reshape", "expand_dims", "squeeze", "permute_dims", "broadcast_to")
 
 
 def fold_constants(mod: tvm.IRModule) -> tvm.IRModule:
-    """Replace calls on constants by their value; quantize and dequantize are kept."""
+    """Replace calls on constants by their value."""
+    graph = Graph(mod)
 
-    def visit(_builder: Builder, _var: relax.Var, value: Any) -> Any:
+    def visit(_builder: Builder, var: relax.Var, value: Any) -> Any:
         if isinstance(value, relax.TupleGetItem) and isinstance(value.tuple_value, relax.Tuple):
             return value.tuple_value.fields[value.index]
         if op_name(value) is None or is_op(value, *_KEEP):
             return None
+        if is_op(value, *_WAIST) and not _is_elementwise_operand(graph, var):
+            return None
         return evaluate_constant(value)
 
     return rewrite(mod, visit)
+
+
+def _is_elementwise_operand(graph: Graph, var: relax.Var) -> bool:
+    """Whether only elementwise operators read ``var``, or views of it."""
+    users = graph.users.get(var, [])
+    return bool(users) and all(
+        name_of(graph.value(user)) in BINARY
+        or (name_of(graph.value(user)) in _VIEWS and _is_elementwise_operand(graph, user))
+        for user in users
+    )
 
 
 def evaluate_constant(call: relax.Call) -> Any:

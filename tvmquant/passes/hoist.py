@@ -14,8 +14,7 @@ import numpy as np
 import tvm
 from tvm import relax
 
-from tvmquant import reference
-from tvmquant.graph import Builder, const_value, is_const, name_of, operands, rewrite
+from tvmquant.graph import Builder, const_value, name_of, operands, rewrite
 from tvmquant.interpreter.float_ops import FLOAT_OPS
 from tvmquant.ops import is_op
 from tvmquant.ops.integer import shape_of
@@ -31,7 +30,7 @@ def hoist_elementwise(mod: tvm.IRModule) -> tvm.IRModule:
     def visit(builder: Builder, var: relax.Var, value: Any) -> Any:
         if name_of(value) not in TABULAR and not is_op(value, *_WAIST):
             return None
-        tensors = [a for a in operands(value) if _constant(builder, a) is None]
+        tensors = list(operands(value))
         chains = [_Chain.behind(builder, x) for x in tensors]
         if not chains or any(shape_of(x) != shape_of(value) for x in tensors):
             return None
@@ -104,7 +103,7 @@ def _before(
     prelu = name_of(value) == "nn.prelu"
     args = []
     for arg in value.args:
-        constant = _constant(builder, arg)
+        constant = const_value(arg)
         if arg in chains:
             args.append(chains[arg].base)
         elif constant is None or is_op(value, *_WAIST):
@@ -129,20 +128,6 @@ def _before(
     if prelu:
         return relax.op.nn.prelu(*args, axis)
     return relax.Call(value.op, args, value.attrs)
-
-
-def _constant(builder: Builder, arg: Any) -> np.ndarray | None:
-    """Value of a constant or of a reshaped or dequantized one (the bias of an imported model)."""
-    if is_const(arg):
-        return const_value(arg)
-    node = builder.value(arg)
-    if name_of(node) in VIEWS:
-        inner = _constant(builder, node.args[0])
-        return None if inner is None else inner.reshape(shape_of(node))
-    if is_op(node, "tvmquant.dequantize") and all(map(is_const, node.args)):
-        numbers = {key: int(node.attrs[key]) for key in ("axis", "block_size")}
-        return reference.dequantize(*map(const_value, node.args), **numbers)
-    return None
 
 
 def _is_move(builder: Builder, call: Any) -> bool:

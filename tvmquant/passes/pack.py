@@ -19,30 +19,30 @@ from tvmquant.ops import is_op, make_call
 from tvmquant.ops.integer import ints, shape_of
 from tvmquant.passes.fold_affine import per_channel
 from tvmquant.schedules.linear import cannot_saturate
-from tvmquant.schedules.registry import find_kernel
+from tvmquant.schedules.selection import KernelTable, label_of
 from tvmquant.schedules.workload import Workload
-from tvmquant.targets import Device
 
 
-def pack(mod: tvm.IRModule, device: Device) -> tvm.IRModule:
-    """Replace linear operators by packed ones for ``device``.
+def pack(mod: tvm.IRModule, kernels: KernelTable) -> tvm.IRModule:
+    """Replace linear operators by packed ones.
 
     Parameters
     ----------
     mod : tvm.IRModule
         Output of ``realize``.
-    device : Device
+    kernels : KernelTable
+        Chooses the kernels.
 
     Returns
     -------
     tvm.IRModule
     """
-    return rewrite(mod, _Packer(device).visit)
+    return rewrite(mod, _Packer(kernels).visit)
 
 
 class _Packer:
-    def __init__(self, device: Device) -> None:
-        self.device = device
+    def __init__(self, kernels: KernelTable) -> None:
+        self.kernels = kernels
         self.float_layers: dict[relax.Var, relax.Call] = {}
 
     def visit(self, builder: Builder, var: relax.Var, value: Any) -> Any:
@@ -117,7 +117,7 @@ class _Packer:
         qinfo: np.ndarray | None,
         out_shape: list[int],
     ) -> Any:
-        kernel = find_kernel(workload, self.device)
+        kernel = self.kernels[workload]
         arrays = kernel.pack(weight, bias, params)
         if qinfo is not None:
             arrays = [*arrays, qinfo]
@@ -128,7 +128,7 @@ class _Packer:
             "tvmquant.packed",
             [x, *map(relax.const, arrays)],
             op=workload.op,
-            kernel=kernel.name,
+            kernel=label_of(kernel),
             workload=json.dumps(asdict(workload)),
             out_shape=list(workload.out_shape),
             out_dtype=workload.out_dtype,

@@ -20,7 +20,7 @@ from tvmquant.passes.pack import pack
 from tvmquant.passes.realize import realize
 from tvmquant.passes.simplify import simplify
 from tvmquant.recipe import Recipe
-from tvmquant.targets import Device
+from tvmquant.schedules.selection import KernelTable
 
 Batches = Iterable[list[np.ndarray]]
 
@@ -63,13 +63,13 @@ def to_integers(
 
 
 def to_device(
-    mod: tvm.IRModule, device: Device, progress: Progress | None = None
+    mod: tvm.IRModule, kernels: KernelTable, progress: Progress | None = None
 ) -> tuple[tvm.IRModule, tvm.IRModule]:
     """Phases 5 and 6: the packed module (for its layers' description) and the lowered one."""
     _report(progress, "pack")
-    packed = _dump("5_pack", pack(mod, device))
+    packed = _dump("5_pack", pack(mod, kernels))
     _report(progress, "lower")
-    return packed, _dump("6_lower", lower(packed, device))
+    return packed, _dump("6_lower", lower(packed, kernels))
 
 
 def is_quantized(mod: tvm.IRModule) -> bool:

@@ -145,19 +145,26 @@ class Quantized:
 def move(
     builder: Builder, known: dict[relax.Var, Quantized], call: relax.Call, name: str
 ) -> Quantized | None:
-    """Apply a value-moving operator to integers, where all its inputs share scale and zero point.
-
-    Padding inserts the zero point.
-    """
-    kind = name_of(call)
-    data = call.args[0]
-    items = list(data.fields) if isinstance(data, relax.Tuple) else [data]
-    tensors = [known.get(item) for item in items]
-    first = tensors[0]
-    if first is None or any(t is None or not _alike(t, first) for t in tensors):
+    """Apply a value-moving operator to integers, where all its inputs share scale and zero point."""
+    tensors = [known.get(item) for item in moved_tensors(call)]
+    if any(t is None or not _alike(t, tensors[0]) for t in tensors):
         return None
     if any(arg in known for arg in call.args[1:] if isinstance(arg, relax.Var)):
         return None
+    return move_integers(builder, call, tensors, name)
+
+
+def moved_tensors(call: relax.Call) -> list[Any]:
+    """Tensors whose values a value-moving operator moves."""
+    data = call.args[0]
+    return list(data.fields) if isinstance(data, relax.Tuple) else [data]
+
+
+def move_integers(
+    builder: Builder, call: relax.Call, tensors: list[Quantized], name: str
+) -> Quantized | None:
+    """Value-moving operator on integers that all mean the same; padding inserts the zero point."""
+    kind, first = name_of(call), tensors[0]
     if kind == "image.resize2d" and str(call.attrs["method"]) != "nearest_neighbor":
         return None
     if kind == "nn.pad":
@@ -173,9 +180,7 @@ def move(
             "tvmquant.max_pool2d", [first.q], **{key: call.attrs[key] for key in keys}
         )
     else:
-        qs: Any = (
-            relax.Tuple([t.q for t in tensors]) if len(items) > 1 or _is_tuple(data) else (first.q)
-        )
+        qs: Any = relax.Tuple([t.q for t in tensors]) if _is_tuple(call.args[0]) else first.q
         moved = relax.Call(call.op, [qs, *call.args[1:]], call.attrs)
     q = builder.emit(moved, f"{name}/int")
     bounds = {

@@ -17,11 +17,12 @@ from tvm import relax
 
 from tvmquant.graph import Builder, const_value, name_of, rewrite
 from tvmquant.ops import is_op, make_call
-from tvmquant.passes.quantized import MOVES, Quantized, move
+from tvmquant.passes.quantized import MOVES, Quantized, move, move_integers, moved_tensors
 from tvmquant.passes.realize_light import lower_binary, lower_pool, lower_table
 from tvmquant.passes.realize_linear import (
     LINEAR_OPS,
     fold_bias,
+    fold_scale,
     lower_bmm,
     lower_conv2d,
     lower_matmul,
@@ -76,6 +77,8 @@ class _Realizer:
             return made if made is not None else lower_bmm(builder, self.known, value, var.name)
         if name == "add":
             return fold_bias(builder, self.known, value, var.name)
+        if name == "multiply":
+            return fold_scale(builder, value)
         if name == "astype" and str(value.attrs["dtype"]) == "int32":
             return self._accumulator(builder, value)
         return None
@@ -131,8 +134,23 @@ class _Realizer:
             made = lower_binary(builder, self.known, source, clipped, self.flavour, name)
             if made is not None:
                 return made
+        if kind in MOVES and base is x:
+            made = self._moved(builder, name, source, out)
+            if made is not None:
+                return made
         if kind in ("mean", "nn.avg_pool2d"):
             made = lower_pool(builder, self.known, source, clipped, self.flavour, name)
             if made is not None:
                 return made
         return lower_table(builder, self.known, x, out, name)
+
+    def _moved(self, builder: Builder, name: str, call: relax.Call, out: Quantized) -> Any:
+        """Quantize before moving, so that a concatenation may join tensors of any scale."""
+        tensors = []
+        for item in moved_tensors(call):
+            q = self._integers(builder, name, item, out)
+            if q is None:
+                return None
+            tensors.append(out.replaced(builder.emit(q, f"{name}/part")))
+        made = move_integers(builder, call, tensors, name)
+        return None if made is None else made.q

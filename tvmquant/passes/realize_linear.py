@@ -160,6 +160,22 @@ def fold_bias(builder: Builder, known: Known, call: relax.Call, name: str) -> An
     )
 
 
+def fold_scale(builder: Builder, call: relax.Call) -> Any:
+    """``multiply(linear, positive constant)`` → the linear operator with other scales."""
+    x, factor = call.args
+    linear = builder.value(x)
+    if not is_op(linear, *LINEAR_OPS) or str(linear.attrs["requantize"]) != "dequantize":
+        return None
+    scale = per_channel(factor, shape_of(call))
+    if scale is None or np.any(scale <= 0) or builder.uses.get(x, 1) != 1:
+        return None
+    if scale.size > 1 and is_op(linear, "tvmquant.batch_matmul"):
+        return None
+    combined = const_value(linear.args[-1]).astype(np.float64) * scale
+    params = map(relax.const, make_requantize_params(combined, "dequantize"))
+    return make_call(str(linear.op.name), [*linear.args[:-1], *params], **dict(linear.attrs))
+
+
 def _bias_values(builder: Builder, expr: Any, shape: list[int]) -> np.ndarray | None:
     """Float64 bias ``[1]`` or ``[O]`` of a constant or a dequantized int32 constant."""
     node = builder.value(expr)

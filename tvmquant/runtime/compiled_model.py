@@ -50,6 +50,7 @@ class CompiledModel:
         self._main: Callable[..., Any] | None = None
         self._buffers: list[Any] = []
         self._lock = threading.Lock()
+        self._expanded: list[Any] | None = None
 
     @classmethod
     def from_build(cls, executable: Any, manifest: Manifest) -> CompiledModel:
@@ -154,9 +155,8 @@ class CompiledModel:
             Threads of TVM's pool.
         """
         machine = self._new_machine()
-        return _profile.measure(
-            machine, self.manifest, self._tensors(inputs), repeats=repeats, threads=threads
-        )
+        tensors = [*self._tensors(inputs), *self._expand(machine)]
+        return _profile.measure(machine, self.manifest, tensors, repeats=repeats, threads=threads)
 
     def benchmark(
         self,
@@ -200,8 +200,15 @@ class CompiledModel:
             machine = self._new_machine()
             # Input buffers are kept: making a tensor takes longer than running a small layer.
             self._buffers = [tvm.runtime.empty(info.shape, info.dtype) for info in self.inputs]
-            self._main = machine["main"]
+            main, expanded = machine["main"], self._expand(machine)
+            self._main = (lambda *inputs: main(*inputs, *expanded)) if expanded else main
         return self._main
+
+    def _expand(self, machine: relax.VirtualMachine) -> list[Any]:
+        """Constants that kernels hold expanded in memory; made once a model."""
+        if self._expanded is None:
+            self._expanded = list(machine["prepare"]()) if self.manifest.expanded_bytes else []
+        return self._expanded
 
     def _tensors(self, inputs: Inputs | None) -> list[Any]:
         arrays = (

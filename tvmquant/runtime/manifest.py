@@ -85,6 +85,8 @@ class Manifest:
         Version of each package that made the model, see :func:`current_versions`.
     source : str
         File name of the model.
+    expanded_bytes : int
+        Bytes of constants that kernels expand in memory when the model is loaded.
     """
 
     inputs: tuple[TensorInfo, ...]
@@ -97,6 +99,7 @@ class Manifest:
     features: list[str] = field(default_factory=list)
     versions: dict[str, str] = field(default_factory=dict)
     source: str = ""
+    expanded_bytes: int = 0
 
     @property
     def weight_bytes(self) -> int:

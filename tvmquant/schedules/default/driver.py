@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from tvm import s_tir, tirx
 
 from tvmquant.schedules.default.analysis import leaf_blocks, nest_of
-from tvmquant.schedules.default.contraction import Vectors, schedule_contraction
+from tvmquant.schedules.default.contraction import schedule_contraction
 from tvmquant.schedules.default.injective import schedule_injective
 from tvmquant.schedules.default.inline import inline_producers
 from tvmquant.schedules.default.lut import lut_kernel
 from tvmquant.schedules.default.reduction import schedule_reduction
+from tvmquant.schedules.default.tiles import Vectors
 from tvmquant.targets.device import Device
 
 

@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 from math import prod
+from typing import Any
 
-from tvm import s_tir
+import tvm_ffi
+from tvm import s_tir, tirx
+from tvm.ir import Expr, TensorLoad
 
 from tvmquant.schedules.default.analysis import Nest, leaf_blocks, nest_of
 from tvmquant.schedules.default.contraction import is_contraction
 
 # A cheap producer may be computed this many times over.
 _REPEAT = 4
+# Nodes of the largest expression that inlining may build: a producer that is read twice doubles
+# it, and a chain of those would grow without bound.
+_LARGEST = 400
+# TVM's simplifier takes seconds for some tens of nested selections.
+_MOST_SELECTS = 6
 
 
 def inline_producers(sch: s_tir.Schedule) -> None:
@@ -34,10 +42,34 @@ def _worth(nest: Nest, consumers: list[Nest]) -> bool:
         return False
     if any(_scrambled(nest, consumer) for consumer in consumers):
         return False
+    if any(_too_large(nest, consumer) for consumer in consumers):
+        return False
     reads = sum(consumer.iterations for consumer in consumers)
     if nest.heavy or any(consumer.reduction for consumer in consumers):
         return reads <= elements
     return reads <= _REPEAT * elements or not nest.loads or elements <= 1
+
+
+def _too_large(nest: Nest, consumer: Nest) -> bool:
+    """Whether the consumer's body would grow too large with every read replaced."""
+    reads: list[TensorLoad] = []
+
+    def visit(load: TensorLoad) -> None:
+        if load.source.same_as(nest.store.buffer):
+            reads.append(load)
+
+    tvm_ffi.structural_walk(consumer.stmt.body, (TensorLoad, visit))
+    for kind, limit in ((Expr, _LARGEST), (tirx.Select, _MOST_SELECTS)):
+        mine, theirs = _count(nest.store.value, kind), _count(consumer.stmt.body, kind)
+        if mine and theirs + len(reads) * mine > limit:
+            return True
+    return False
+
+
+def _count(node: Any, kind: type) -> int:
+    found: list[Any] = []
+    tvm_ffi.structural_walk(node, (kind, found.append))
+    return len(found)
 
 
 def _scrambled(nest: Nest, consumer: Nest) -> bool:

@@ -45,6 +45,12 @@ class DenseKernel:
         parts += [f"w{w.w_bits}a{w.x_bits}", w.requantize, self.plan.isa.name]
         return "_".join(parts)
 
+    @property
+    def label(self) -> str:
+        """Instruction set and register tile, for profiles."""
+        t = self.plan.tiling
+        return f"direct {self.plan.isa.name} {t.rows}x{t.columns}x{len(t.vectors)}"
+
     @cached_property
     def plan(self) -> Plan:
         """Everything that decides the code."""

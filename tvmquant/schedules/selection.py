@@ -1,0 +1,60 @@
+"""The kernels of one compilation: chosen once for every workload, used by pack and lower."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tvmquant.errors import TvmQuantError
+from tvmquant.schedules.registry import rules_for
+from tvmquant.schedules.workload import Expansion, Kernel, Workload
+from tvmquant.targets.device import Device
+
+
+def expansion_of(kernel: Kernel) -> Expansion | None:
+    """What a kernel expands at load time, ``None`` for most."""
+    make = getattr(kernel, "expansion", None)
+    return make() if make else None
+
+
+def label_of(kernel: Kernel) -> str:
+    """Short name for profiles."""
+    return str(getattr(kernel, "label", kernel.name))
+
+
+class KernelTable:
+    """Chooses kernels for a device and remembers the choice.
+
+    Parameters
+    ----------
+    device : Device
+    expand : bool
+        Whether kernels may hold constants in memory that are larger than in the file.
+    """
+
+    def __init__(self, device: Device, *, expand: bool = True) -> None:
+        self.device = device
+        self.expand = expand
+        self._chosen: dict[Workload, Kernel] = {}
+
+    def __getitem__(self, workload: Workload) -> Kernel:
+        """Kernel of a workload.
+
+        Raises
+        ------
+        TvmQuantError
+            If no rule covers the workload.
+        """
+        if workload not in self._chosen:
+            self._chosen[workload] = self._choose(workload)
+        return self._chosen[workload]
+
+    def _choose(self, workload: Workload) -> Kernel:
+        for rule in rules_for(workload.op):
+            kernel: Any = rule(workload, self.device)
+            if kernel is not None and (self.expand or expansion_of(kernel) is None):
+                return kernel
+        raise TvmQuantError(
+            f"no kernel for {workload.op} {workload.x_shape} x {workload.w_shape} on "
+            f"{self.device.name} ({self.device.isa}): register a rule for it with "
+            "tvmquant.schedules.registry.register_rule"
+        )
