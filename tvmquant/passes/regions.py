@@ -47,6 +47,7 @@ _MOVES = {
     "max",
     "min",
 }
+_WIDENING = {"square", "power", "exp", "divide", "rsqrt"}
 _POOLS = {"nn.avg_pool2d", "mean"}
 
 
@@ -84,20 +85,14 @@ class Regions:
 
     # -- kinds ----------------------------------------------------------------------------------
     def _classify(self, stops: set[relax.Var]) -> None:
+        self._stops = stops
         self.kind = {p: "float" for p in self.graph.params}
         self.root = {p: p for p in self.graph.params}
         for var, value in self.graph.bindings:
-            kind, root = self._kind(var, value)
-            if kind == "unary" and root in self.kind and var in stops:
-                self.kind[var], self.root[var] = kind, root
-                continue
-            self.kind[var], self.root[var] = kind, root
-        self._stops = stops
+            self.kind[var], self.root[var] = self._kind(var, value)
 
     def _table_root(self, var: relax.Var) -> relax.Var:
         return var if var in self._stops or self.kind[var] != "unary" else self.root[var]
-
-    _stops: set[relax.Var] = frozenset()  # type: ignore[assignment]
 
     def _kind(self, var: relax.Var, value: Any) -> tuple[str, relax.Var]:
         name = name_of(value)
@@ -195,11 +190,26 @@ class Regions:
             kind = self.kind[var]
             if kind in ("raw", "linear", "bmm"):
                 capable[var] = True
-            elif kind in ("unary", "binary", "pool", "move"):
+            elif kind in ("unary", "binary", "pool", "move") and not self._widens(var):
                 capable[var] = all(capable[s] or s in self.linear_inputs for s in self.sources(var))
             else:
                 capable[var] = False
         return capable
+
+    def _widens(self, var: relax.Var) -> bool:
+        """Whether 8 bits between ``var`` and its readers would lose its small values.
+
+        A square or an exponential doubles the dynamic range; where it is summed before a root or
+        a layer brings it back (a spectrum's magnitude), the sum belongs in float.
+        """
+        value = self.graph.value(var)
+        squares = name_of(value) == "multiply" and value.args[0].same_as(value.args[1])
+        if self.kind[var] != "unary" or not (squares or name_of(value) in _WIDENING):
+            return False
+        return any(
+            self.kind[user] != "unary" and not self.is_weighted(user)
+            for user in self.graph.users.get(var, ())
+        )
 
     def fused_producer(self, var: relax.Var) -> relax.Var:
         """Operator whose epilogue makes ``var``: follows a chain of clips to a computing root."""
