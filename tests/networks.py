@@ -12,26 +12,9 @@ from onnx import ModelProto, helper, numpy_helper
 
 import tvmquant
 from tvmquant.compiler import QuantizedModel
-from tvmquant.graph import Graph, name_of
+from tvmquant.graph import Graph, name_of, operands
 from tvmquant.interpreter import Interpreter
 from tvmquant.passes.pipeline import to_integers
-
-# Value-moving operators: they run on integers as they are.
-MOVES = {
-    "reshape",
-    "permute_dims",
-    "expand_dims",
-    "squeeze",
-    "strided_slice",
-    "concat",
-    "split",
-    "nn.pad",
-    "image.resize2d",
-    "take",
-    "tile",
-    "flip",
-    "broadcast_to",
-}
 
 
 class Net:
@@ -185,20 +168,24 @@ def operators(mod: tvm.IRModule) -> list[str]:
 
 
 def float_operators(mod: tvm.IRModule) -> list[str]:
-    """Operators of a realized graph that compute in float.
+    """Operators with a float result that have integer operators both before and after them.
 
-    Quantizing inputs and dequantizing outputs does not count, nor does moving values.
+    Empty for a network that runs in integers from its first quantize node to its last layer.
     """
     graph = Graph(mod)
-    found = []
+
+    def is_integer(var) -> bool:
+        return (name_of(graph.value(var)) or "").startswith("tvmquant.")
+
+    after, before = set(), set()
     for var, value in graph.bindings:
-        name = name_of(value)
-        if name is None:
-            continue
-        is_float = str(getattr(value.ty, "dtype", "")) == "float32"
-        if name == "tvmquant.quantize":
-            if value.args[0] not in graph.params:
-                found.append(name)
-        elif is_float and not (var in graph.output_vars and name.startswith("tvmquant.")):
-            found.append(name)
-    return found
+        if any(arg in after or is_integer(arg) for arg in operands(value)):
+            after.add(var)
+    for var, _ in reversed(graph.bindings):
+        if any(user in before or is_integer(user) for user in graph.users.get(var, ())):
+            before.add(var)
+    return [
+        name_of(value) or "tuple item"
+        for var, value in graph.bindings
+        if var in after and var in before and str(getattr(value.ty, "dtype", "")) == "float32"
+    ]

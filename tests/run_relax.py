@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Sequence
+from unittest import mock
 
 import numpy as np
 import tvm
-from tvm import relax
+from tvm import relax, tirx
 
-from tvmquant.passes.schedule import ScheduleFunctions
+from tvmquant.passes.schedule import RULES, UNSCHEDULED, ScheduleFunctions
 from tvmquant.schedules.compute import legalize_ops
+from tvmquant.schedules.default import parallel
 from tvmquant.targets import Device, get_device
 
 
@@ -58,3 +61,32 @@ def execute(mod: tvm.IRModule, inputs: Sequence[np.ndarray], device: Device | No
 def run(inputs: Sequence[np.ndarray], body: Callable[..., relax.Expr], device=None):
     """Build, schedule, compile and run ``body`` on ``inputs``."""
     return execute(schedule(build_module(inputs, body), device), inputs, device)
+
+
+def rules_of(mod: tvm.IRModule) -> set[str]:
+    """Rules that scheduled the functions of ``mod``."""
+    return {
+        str(rule)
+        for func in mod.functions.values()
+        if isinstance(func, tirx.PrimFunc)
+        for rule in func.attrs.get(RULES, [])
+    }
+
+
+def check_case(inputs, body, rule: str, threads: int) -> None:
+    """Assert that ``rule`` hits and that the schedule changes no result.
+
+    With one thread nothing runs in parallel, with more everything does that may.
+    """
+    device = dataclasses.replace(get_device(), num_cores=threads)
+    mod = build_module(inputs, body)
+    with mock.patch.object(parallel, "_WORTH", 0.0):
+        scheduled = schedule(mod, device)
+    assert list(scheduled.attrs[UNSCHEDULED]) == []
+    assert rule in rules_of(scheduled)
+    assert ("T.parallel" in scheduled.script()) <= (threads > 1)
+    got, want = execute(scheduled, inputs, device), execute(lower(mod), inputs, device)
+    if want.dtype == np.float32:
+        np.testing.assert_allclose(got, want, rtol=2e-5, atol=2e-5)
+    else:
+        np.testing.assert_array_equal(got, want)

@@ -37,6 +37,7 @@ _HOME = {
     "Benchmark": "tvmquant.runtime.benchmark",
     "Profile": "tvmquant.runtime.profile",
     "Manifest": "tvmquant.runtime.manifest",
+    "Trials": "tvmquant.tuning.trials",
     "Recipe": "tvmquant.recipe",
     "QuantSpec": "tvmquant.recipe",
     "LayerRule": "tvmquant.recipe",
@@ -68,6 +69,7 @@ if TYPE_CHECKING:
     from tvmquant.runtime.compiled_model import CompiledModel
     from tvmquant.runtime.manifest import Manifest
     from tvmquant.runtime.profile import Profile
+    from tvmquant.tuning.trials import Trials
 
 __all__ = [
     "Benchmark",
@@ -83,6 +85,7 @@ __all__ = [
     "Recipe",
     "RecipeError",
     "TargetError",
+    "Trials",
     "TvmQuantError",
     "UnsupportedOperatorError",
     "__version__",

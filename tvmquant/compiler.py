@@ -30,7 +30,10 @@ from tvmquant.passes.pipeline import is_quantized, to_device, to_integers, to_qd
 from tvmquant.recipe import Recipe
 from tvmquant.runtime import CompiledModel, Manifest, TensorInfo, current_versions
 from tvmquant.schedules.selection import KernelTable
+from tvmquant.schedules.space import TuningDatabase
 from tvmquant.targets import Device, get_device
+from tvmquant.tuning import Trials, active_database, tune_workloads, workloads_of
+from tvmquant.tuning.model import database_of
 
 SYNTHETIC_BATCHES = 8
 
@@ -70,6 +73,8 @@ def compile(
     recipe: Recipe | str | os.PathLike[str] | None = None,
     input_shapes: Mapping[str, Sequence[int]] | None = None,
     example_inputs: Any = None,
+    tune: Trials | int | None = None,
+    database: Any = None,
     progress: Progress | None = None,
 ) -> CompiledModel:
     """Quantize a model and compile it for a device.
@@ -93,6 +98,11 @@ def compile(
         Shapes of inputs with open dimensions.
     example_inputs : tensor or sequence of tensors, optional
         What to trace a torch module with.
+    tune : Trials or int, optional
+        Measure that many candidates of every distinct layer on this machine first.
+    database : path, Database or False, optional
+        Measurements of ``tvmquant tune`` to choose kernels by, before those that ship with
+        tvmquant; ``False`` (or the environment variable ``TVMQUANT_DATABASE=off``) uses none.
     progress : callable, optional
         ``(stage, done, total)`` for a progress bar.
 
@@ -107,6 +117,8 @@ def compile(
         precision or the recipe.
     """
     device = get_device(target)
+    trials = _trials(tune, database)
+    lookup = active_database(database, device)
     if isinstance(model, QuantizedModel):
         quantized = model
     else:
@@ -120,7 +132,11 @@ def compile(
             progress=progress,
         )
     integers = to_integers(quantized.mod, quantized.recipe, progress)
-    return _build(quantized, integers, device, progress)
+    if trials is not None:
+        measured = database_of(trials)
+        tune_workloads(workloads_of(integers, device), device, trials, measured, progress)
+        lookup = active_database(measured, device)
+    return _build(quantized, integers, device, lookup, progress)
 
 
 def quantize(
@@ -162,6 +178,14 @@ def _recipe(recipe: Recipe | str | os.PathLike[str] | None, bits: int | str) -> 
     raise RecipeError(f"recipe must be a Recipe or the path of one, got {type(recipe).__name__}")
 
 
+def _trials(tune: Trials | int | None, database: Any) -> Trials | None:
+    if tune is None:
+        return None
+    if database is not None:
+        raise InputError("give tune=Trials(…, database=…) the database, not compile()")
+    return Trials.of(tune)
+
+
 def _batches(
     source: CalibrationSource | None, loaded: LoadedModel
 ) -> Iterator[dict[str, np.ndarray]]:
@@ -182,9 +206,14 @@ def _length(data: Any) -> int:
 
 
 def _build(
-    quantized: QuantizedModel, integers: tvm.IRModule, device: Device, progress: Progress | None
+    quantized: QuantizedModel,
+    integers: tvm.IRModule,
+    device: Device,
+    database: TuningDatabase | None,
+    progress: Progress | None,
 ) -> CompiledModel:
-    kernels = KernelTable(device, expand=quantized.recipe.expand_weights)
+    expand = quantized.recipe.expand_weights
+    kernels = KernelTable(device, expand=expand, database=database)
     packed, lowered = to_device(integers, kernels, progress)
     if progress:
         progress("build", 0, 1)

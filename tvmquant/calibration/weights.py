@@ -50,7 +50,8 @@ def quantize_weight(
         scale = np.maximum(rows.max(1) / qmax, -rows.min(1) / -qmin)
         if estimator == "mse":
             scale = _search(rows, scale, qmin, qmax)
-    scale = np.where(scale > 1e-30, scale, 1.0)
+    # Without a zero among ±1, only a tiny scale makes a dead channel vanish.
+    scale = np.where(scale > 1e-30, scale, 1e-30 if bits == 1 else 1.0)
     if power_of_two:
         scale = 2.0 ** np.ceil(np.log2(scale)) if bits > 1 else 2.0 ** np.rint(np.log2(scale))
     scale = scale.astype(np.float32)

@@ -66,6 +66,11 @@ def main() -> None:
 @click.option(
     "--input-shape", "shapes", multiple=True, metavar="NAME=1,3,224,224", help="Repeatable."
 )
+@click.option(
+    "--database",
+    type=click.Path(path_type=Path),
+    help="Measurements of tvmquant tune; TVMQUANT_DATABASE=off ignores the ones that ship, too.",
+)
 def compile_command(
     model: Path,
     output: Path,
@@ -74,6 +79,7 @@ def compile_command(
     recipe: Path | None,
     calibration: Path | None,
     shapes: tuple[str, ...],
+    database: Path | None,
 ) -> None:
     """Quantize and compile MODEL (ONNX) into a folder."""
     import tvmquant
@@ -98,6 +104,7 @@ def compile_command(
             calibration=calibration,
             recipe=chosen,
             input_shapes=input_shapes or None,
+            database=database,
             progress=progress,
         )
         progress("save", 0, 1)
@@ -239,6 +246,12 @@ def demo(as_json: bool) -> None:
         click.echo(json.dumps(result.to_dict(), indent=2))
     else:
         output_console().print(result.table())
+
+
+# Commands with more than a few lines live in modules of their own.
+from tvmquant.cli.tune import tune  # noqa: E402
+
+main.add_command(tune)
 
 
 def _parse_shape(text: str) -> tuple[str, tuple[int, ...]]:

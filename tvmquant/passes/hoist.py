@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import tvm
 from tvm import relax
+from tvm_ffi import structural_equal
 
 from tvmquant.graph import Builder, const_value, name_of, operands, rewrite
 from tvmquant.interpreter.float_ops import FLOAT_OPS
@@ -140,9 +141,9 @@ def _is_move(builder: Builder, call: Any) -> bool:
 
 
 def _alike(a: relax.Call, b: relax.Call) -> bool:
-    return tvm.ir.structural_equal(
-        relax.Tuple(list(a.args[1:])), relax.Tuple(list(b.args[1:]))
-    ) and (a.op == b.op and tvm.ir.structural_equal(a.attrs, b.attrs))
+    """Whether two moves are the same but for what they move."""
+    rest = [relax.Tuple(list(move.args[1:])) for move in (a, b)]
+    return a.op == b.op and structural_equal(a.attrs, b.attrs) and structural_equal(*rest)
 
 
 def _channel_axis(builder: Builder, x: relax.Var) -> int | None:

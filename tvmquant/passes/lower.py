@@ -8,11 +8,11 @@ from typing import Any
 import tvm
 from tvm import relax
 
-import tvmquant.schedules.compute  # noqa: F401  (registers the legalizations)
 from tvmquant.graph import Builder, Graph, rewrite
 from tvmquant.ops import is_op
 from tvmquant.ops.integer import ints
 from tvmquant.passes.schedule import ScheduleFunctions
+from tvmquant.schedules.compute import legalize_ops
 from tvmquant.schedules.selection import KernelTable, expansion_of
 from tvmquant.schedules.workload import Expansion, Kernel, Workload
 
@@ -41,7 +41,7 @@ def lower(mod: tvm.IRModule, kernels: KernelTable) -> tvm.IRModule:
     with kernels.device.target:
         mod = tvm.transform.Sequential(
             [
-                transform.LegalizeOps(enable_warning=False),
+                legalize_ops(),
                 transform.RewriteDataflowReshape(),
                 transform.AnnotateTIROpPattern(),
                 transform.FuseOps(),

@@ -142,6 +142,16 @@ class Quantized:
         return x, out
 
 
+def exact_flavour(multiplier: np.ndarray, flavour: str) -> str:
+    """``power_of_two`` only where every multiplier is one.
+
+    The divisor of an average is not, nor are the scales of a model that others quantized.
+    """
+    mantissa, _ = np.frexp(multiplier)
+    shifts = bool(np.all((mantissa == 0.5) | (mantissa == 0)))
+    return "fixed_point" if flavour == "power_of_two" and not shifts else flavour
+
+
 def move(
     builder: Builder, known: dict[relax.Var, Quantized], call: relax.Call, name: str
 ) -> Quantized | None:

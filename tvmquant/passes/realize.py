@@ -138,7 +138,7 @@ class _Realizer:
             made = self._moved(builder, name, source, out)
             if made is not None:
                 return made
-        if kind in ("mean", "nn.avg_pool2d"):
+        if kind in ("mean", "sum", "nn.avg_pool2d"):
             made = lower_pool(builder, self.known, source, clipped, self.flavour, name)
             if made is not None:
                 return made

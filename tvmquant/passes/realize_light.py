@@ -12,7 +12,7 @@ from tvmquant.graph import Builder, name_of
 from tvmquant.interpreter.float_linear import window_counts
 from tvmquant.ops import make_call
 from tvmquant.ops.integer import ints, shape_of
-from tvmquant.passes.quantized import Quantized
+from tvmquant.passes.quantized import Quantized, exact_flavour
 from tvmquant.passes.tables import find_cone
 
 Known = dict[relax.Var, Quantized]
@@ -30,9 +30,11 @@ def _out_attrs(out: Quantized, flavour: str, name: str) -> dict[str, Any]:
     }
 
 
-def _params(multiplier: np.ndarray | float, flavour: str) -> list:
+def _requantize(multiplier: np.ndarray | float, flavour: str) -> tuple[list, str]:
+    """Requantize parameters and the flavour that represents them."""
     real = np.atleast_1d(np.asarray(multiplier, np.float64))
-    return [relax.const(a) for a in reference.make_requantize_params(real, flavour)]
+    chosen = exact_flavour(real, flavour)
+    return [relax.const(a) for a in reference.make_requantize_params(real, chosen)], chosen
 
 
 def lower_binary(
@@ -43,10 +45,10 @@ def lower_binary(
     if a is None or b is None:
         return None
     points = {"a_zero_point": a.zero_point, "b_zero_point": b.zero_point}
-    attrs = _out_attrs(out, flavour, name)
     kind = name_of(call)
     if kind == "multiply":
-        params = _params(a.scale * b.scale / out.scale, flavour)
+        params, chosen = _requantize(a.scale * b.scale / out.scale, flavour)
+        attrs = _out_attrs(out, chosen, name)
         return make_call("tvmquant.multiply", [a.q, b.q, *params], **points, **attrs)
     if a.same_params(b) and b.same_params(a):
         # Equal scales need no alignment: the sum of two tensors of one group.
@@ -57,50 +59,54 @@ def lower_binary(
         left, right = (round(t.scale / unit) for t in (a, b))
     if kind == "subtract":
         right = -right
-    params = _params(unit / out.scale, flavour)
+    params, chosen = _requantize(unit / out.scale, flavour)
     return make_call(
         "tvmquant.add",
         [a.q, b.q, *params],
         **points,
         a_multiplier=left,
         b_multiplier=right,
-        **attrs,
+        **_out_attrs(out, chosen, name),
     )
 
 
 def lower_pool(
     builder: Builder, known: Known, call: relax.Call, out: Quantized, flavour: str, name: str
 ) -> relax.Call | None:
-    """Mean over axes or average pooling of a quantized tensor."""
+    """Mean or sum over axes, or average pooling, of a quantized tensor."""
     x = known.get(call.args[0])
     if x is None:
         return None
-    attrs = {**_out_attrs(out, flavour, name), "x_zero_point": x.zero_point}
     shape = shape_of(call.args[0])
     ratio = x.scale / out.scale
-    if name_of(call) == "mean":
+    if name_of(call) in ("mean", "sum"):
         axis = call.attrs["axis"]
         axes = list(range(len(shape))) if axis is None else [a % len(shape) for a in ints(axis)]
         count = int(np.prod([shape[a] for a in axes]))
         if count * 255 >= 2**31:
             return None
+        divisor = count if name_of(call) == "mean" else 1
+        params, chosen = _requantize(ratio / divisor, flavour)
         return make_call(
             "tvmquant.mean",
-            [x.q, *_params(ratio / count, flavour)],
+            [x.q, *params],
             axis=axes,
             keepdims=bool(call.attrs["keepdims"]),
-            **attrs,
+            x_zero_point=x.zero_point,
+            **_out_attrs(out, chosen, name),
         )
     if str(call.attrs["layout"]) != "NHWC":
         return None
     _, oh, ow, _ = shape_of(call)
     counts = window_counts((shape[1], shape[2]), (oh, ow), call)
     keys = ("pool_size", "strides", "padding", "dilation", "ceil_mode")
+    params, chosen = _requantize(ratio / counts[..., None], flavour)
     return make_call(
         "tvmquant.avg_pool2d",
-        [x.q, *_params(ratio / counts[..., None], flavour)],
+        [x.q, *params],
         **{key: call.attrs[key] for key in keys},
-        **attrs,
+        x_zero_point=x.zero_point,
+        **_out_attrs(out, chosen, name),
     )
 
 

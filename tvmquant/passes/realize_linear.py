@@ -11,7 +11,7 @@ from tvmquant.graph import Builder, const_value, name_of
 from tvmquant.ops import is_op, make_call
 from tvmquant.ops.integer import ints, shape_of
 from tvmquant.passes.fold_affine import per_channel
-from tvmquant.passes.quantized import Quantized
+from tvmquant.passes.quantized import Quantized, exact_flavour
 from tvmquant.reference import make_requantize_params
 
 LINEAR_OPS = ("tvmquant.conv2d", "tvmquant.matmul", "tvmquant.batch_matmul")
@@ -140,9 +140,10 @@ def fold_bias(builder: Builder, known: Known, call: relax.Call, name: str) -> An
     too_big = np.abs(steps) > BIAS_LIMIT
     if np.any(too_big):
         # A channel whose weights are almost zero: coarser weights make room for its bias.
-        factor = np.where(too_big, np.abs(steps) / BIAS_LIMIT, 1.0)
-        shape = (-1,) + (1,) * (weight.ndim - 1)
-        weight = np.rint(weight / factor.reshape(shape)).astype(np.int8)
+        factor = np.where(too_big, 2.0 ** np.ceil(np.log2(np.abs(steps) / BIAS_LIMIT)), 1.0)
+        if int(linear.attrs["w_bits"]) > 1:  # ±1 have no coarser form, and weigh nothing here
+            shape = (-1,) + (1,) * (weight.ndim - 1)
+            weight = np.rint(weight / factor.reshape(shape)).astype(np.int8)
         combined = combined * factor
         steps = steps / factor
         rows = weight.reshape(weight.shape[0], -1).astype(np.int64).sum(1)
@@ -194,6 +195,7 @@ def requantized(linear: relax.Call, out: Quantized, flavour: str) -> relax.Call:
     """The integer-output form of a linear operator that so far dequantizes."""
     combined = const_value(linear.args[-1]).astype(np.float64)
     multiplier = combined / np.float64(np.float32(out.scale))
+    flavour = exact_flavour(multiplier, flavour)
     attrs = {
         **dict(linear.attrs),
         "requantize": flavour,

@@ -8,7 +8,7 @@ linear   the same without bias, or the addition of the bias
 bmm      matmul of two activations
 unary    an elementwise operator of one tensor (its ``root``) and constants: part of a table
 binary   addition, subtraction, multiplication of two activations
-pool     average pooling, mean
+pool     average pooling, mean, sum
 move     operators that only move values (reshape, slice, concat, max pooling …): scale unchanged
 float    everything else
 ======== ==========================================================================================
@@ -48,7 +48,7 @@ _MOVES = {
     "min",
 }
 _WIDENING = {"square", "power", "exp", "divide", "rsqrt"}
-_POOLS = {"nn.avg_pool2d", "mean"}
+_POOLS = {"nn.avg_pool2d", "mean", "sum"}
 
 
 class Regions:

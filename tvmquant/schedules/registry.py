@@ -11,11 +11,13 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 
 from tvmquant.errors import TvmQuantError
+from tvmquant.schedules.space import ConfigError, TuningDatabase, configured
 from tvmquant.schedules.workload import Kernel, Workload
 from tvmquant.targets.device import Device
 
@@ -73,19 +75,80 @@ def rules_for(op: str) -> list[Rule]:
     return [entry.rule for entry in _RULES.get(op, [])]
 
 
-def find_kernel(workload: Workload, device: Device) -> Kernel:
+def named_rules(op: str) -> dict[str, Rule]:
+    """The rules of ``op`` by full name, in the order in which they are tried."""
+    _load_rules()
+    return {entry.name: entry.rule for entry in _RULES.get(op, [])}
+
+
+def resolve_rule(op: str, name: str) -> Rule:
+    """The rule of ``op`` with this full name; the module it lives in is imported if need be.
+
+    Raises
+    ------
+    TvmQuantError
+        If there is none.
+    """
+    if name not in named_rules(op):
+        with suppress(ImportError, ValueError):
+            importlib.import_module(name.rpartition(".")[0])
+    rule = named_rules(op).get(name)
+    if rule is None:
+        raise TvmQuantError(f"no rule {name} for {op}: register it when its module is imported")
+    return rule
+
+
+def kernels_for(
+    workload: Workload, device: Device, database: TuningDatabase | None = None
+) -> Iterator[Kernel]:
+    """Kernels of ``workload``, the best first: by measured time, then by priority.
+
+    Measurements count only if they cover the kernel that has the highest priority: older ones
+    know nothing of a rule that came later.
+    """
+    rules = named_rules(workload.op)
+    kernels: dict[str, Kernel | None] = {}
+    choices = [] if database is None else database.ranked(workload, device)
+    if choices:
+        kernels = {name: rule(workload, device) for name, rule in rules.items()}
+        first = next((name for name, kernel in kernels.items() if kernel is not None), None)
+        measured = {choice.rule for choice in choices}
+        for choice in choices if first in measured else ():
+            kernel = kernels.get(choice.rule)
+            if kernel is not None:
+                with suppress(ConfigError):
+                    yield configured(kernel, choice.config)
+    for name, rule in rules.items():
+        kernel = kernels[name] if name in kernels else rule(workload, device)
+        if kernel is not None:
+            yield kernel
+
+
+def find_kernel(
+    workload: Workload, device: Device, database: TuningDatabase | None = None
+) -> Kernel:
     """Make the kernel of ``workload`` for ``device``.
+
+    Parameters
+    ----------
+    workload : Workload
+    device : Device
+    database : TuningDatabase, optional
+        Measurements to choose by; without any the rule of the highest priority wins.
 
     Raises
     ------
     TvmQuantError
         If no rule covers the workload.
     """
-    for rule in rules_for(workload.op):
-        kernel = rule(workload, device)
-        if kernel is not None:
-            return kernel
-    raise TvmQuantError(
+    for kernel in kernels_for(workload, device, database):
+        return kernel
+    raise no_kernel(workload, device)
+
+
+def no_kernel(workload: Workload, device: Device) -> TvmQuantError:
+    """The error for a workload that no rule covers."""
+    return TvmQuantError(
         f"no kernel for {workload.op} {workload.x_shape} x {workload.w_shape} on {device.name} "
         f"({device.isa}): register a rule for it with tvmquant.schedules.registry.register_rule"
     )

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-from tvmquant.errors import TvmQuantError
-from tvmquant.schedules.registry import rules_for
+from tvmquant.schedules.registry import kernels_for, no_kernel
+from tvmquant.schedules.space import TuningDatabase
 from tvmquant.schedules.workload import Expansion, Kernel, Workload
 from tvmquant.targets.device import Device
 
@@ -29,11 +27,16 @@ class KernelTable:
     device : Device
     expand : bool
         Whether kernels may hold constants in memory that are larger than in the file.
+    database : TuningDatabase, optional
+        Measurements to choose by.
     """
 
-    def __init__(self, device: Device, *, expand: bool = True) -> None:
+    def __init__(
+        self, device: Device, *, expand: bool = True, database: TuningDatabase | None = None
+    ) -> None:
         self.device = device
         self.expand = expand
+        self.database = database
         self._chosen: dict[Workload, Kernel] = {}
 
     def __getitem__(self, workload: Workload) -> Kernel:
@@ -49,12 +52,7 @@ class KernelTable:
         return self._chosen[workload]
 
     def _choose(self, workload: Workload) -> Kernel:
-        for rule in rules_for(workload.op):
-            kernel: Any = rule(workload, self.device)
-            if kernel is not None and (self.expand or expansion_of(kernel) is None):
+        for kernel in kernels_for(workload, self.device, self.database):
+            if self.expand or expansion_of(kernel) is None:
                 return kernel
-        raise TvmQuantError(
-            f"no kernel for {workload.op} {workload.x_shape} x {workload.w_shape} on "
-            f"{self.device.name} ({self.device.isa}): register a rule for it with "
-            "tvmquant.schedules.registry.register_rule"
-        )
+        raise no_kernel(workload, self.device)

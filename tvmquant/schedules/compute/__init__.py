@@ -1,20 +1,29 @@
 """TE definitions of the light integer operators, registered as their ``FLegalize``.
 
 Importing this package is enough for ``relax.transform.LegalizeOps`` to lower every operator
-below; :func:`legalize_ops` replaces some of TVM's own lowerings besides. The heavy operators (convolution, constant matmul) never come here, ``pack`` turns them
-into kernels before.
+below; :func:`legalize_ops` replaces some of TVM's own lowerings besides. The heavy operators
+(convolution, constant matmul) never come here, ``pack`` turns them into kernels before.
 """
 
 import tvm
 from tvm import relax
 
-from tvmquant.schedules.compute import batch_matmul, elementwise, pooling, quantize, resize, softmax
+from tvmquant.schedules.compute import (
+    batch_matmul,
+    elementwise,
+    exponential,
+    pooling,
+    quantize,
+    resize,
+    softmax,
+)
 from tvmquant.schedules.compute.requantize import OutputSpec, requantize_te
 
 __all__ = [
     "OutputSpec",
     "batch_matmul",
     "elementwise",
+    "exponential",
     "legalize_ops",
     "pooling",
     "quantize",
@@ -25,7 +34,12 @@ __all__ = [
 
 
 def legalize_ops() -> tvm.transform.Pass:
-    """``LegalizeOps`` with the lowerings that replace TVM's own (nearest resize, softmax)."""
+    """``LegalizeOps`` with lowerings in place of TVM's own: nearest resize, softmax, sigmoid."""
     return relax.transform.LegalizeOps(
-        {resize.RESIZE: resize.legalize_resize2d, softmax.SOFTMAX: softmax.legalize_softmax}
+        {
+            resize.RESIZE: resize.legalize_resize2d,
+            softmax.SOFTMAX: softmax.legalize_softmax,
+            **exponential.LOWERINGS,
+        },
+        enable_warning=False,
     )

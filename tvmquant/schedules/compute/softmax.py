@@ -3,37 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from math import factorial, log, log2
 from typing import Any
 
 from tvm import relax, te, tirx
 
 from tvmquant.ops.integer import shape_of
+from tvmquant.schedules.compute.exponential import exp_te
 
 SOFTMAX = "relax.nn.softmax"
 _LANES = 16
-# Below it exp(x) is no normal float32.
-_LOWEST = -87.0
-# Taylor terms: on |r| <= ln(2) / 2 the remainder is below half a unit in the last place.
-_TERMS = 8
-
-
-def exp_te(x: Any) -> Any:
-    """``exp`` of a float32 that is not positive, in plain vector instructions.
-
-    ``x = n ln 2 + r``; the polynomial gives ``exp(r)``, the exponent bits ``2**n``. The relative
-    error is below 4e-7 (a call of libm an element costs ten times more).
-    """
-    x = tirx.max(x, _float(_LOWEST))
-    n = tirx.nearbyint(x * _float(log2(2.718281828459045)))
-    # ln 2 in two parts, the first short enough for n times it to be exact.
-    high = 0.693359375
-    r = (x - n * _float(high)) - n * _float(log(2) - high)
-    value = _float(1 / factorial(_TERMS - 1))
-    for k in reversed(range(_TERMS - 1)):
-        value = value * r + _float(1 / factorial(k))
-    bits = (n.astype("int32") + tirx.const(127, "int32")) << tirx.const(23, "int32")
-    return value * tirx.reinterpret("float32", bits)
 
 
 def softmax_te(x: te.Tensor, axis: int) -> te.Tensor:
@@ -93,10 +71,6 @@ def _reduce(x: te.Tensor, axis: int, reducer: Any, name: str) -> te.Tensor:
 
 def _without(index: Sequence[Any], axis: int) -> list[Any]:
     return [*index[:axis], *index[axis + 1 :]]
-
-
-def _float(value: float) -> Any:
-    return tirx.const(value, "float32")
 
 
 def legalize_softmax(bb: relax.BlockBuilder, call: relax.Call) -> relax.Expr:

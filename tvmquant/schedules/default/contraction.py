@@ -7,7 +7,7 @@ from typing import Any
 from tvm import s_tir, tirx
 
 from tvmquant.schedules.default.analysis import Nest, nest_of
-from tvmquant.schedules.default.layout import move_last, pack_operand
+from tvmquant.schedules.default.layout import move_last, pack_operand, packable
 from tvmquant.schedules.default.parallel import parallelize
 from tvmquant.schedules.default.tiles import (
     Tile,
@@ -16,6 +16,7 @@ from tvmquant.schedules.default.tiles import (
     dot_nanoseconds,
     exclusive_axes,
     streaming_nanoseconds,
+    strided_loads,
 )
 
 _WORTH = 1 << 13  # multiply-accumulates below which the plain nest is as good
@@ -106,6 +107,9 @@ def _streamed(nest: Nest, nanoseconds: float, cores: int) -> str:
     """Whole rows of the output pass by each input element; LLVM vectorizes any length."""
     sch = nest.sch
     *others, last = nest.spatial
+    for load in strided_loads(nest, last):
+        if packable(load, last):
+            pack_operand(nest, load, last, cores)
     reduced = [axis.loop for axis in nest.reduction]
     sch.reorder(*(axis.loop for axis in others), *reduced, last.loop)
     parallelize(sch, [axis.loop for axis in others], nanoseconds, cores)

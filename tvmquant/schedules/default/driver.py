@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import tvm
 from tvm import s_tir, tirx
 
 from tvmquant.schedules.default.analysis import leaf_blocks, nest_of
@@ -55,7 +56,7 @@ def schedule_function(func: tirx.PrimFunc, device: Device) -> Scheduled | None:
         if kernel is not None:
             return kernel
         names = _schedule_blocks(sch, device)
-    except s_tir.ScheduleError:
+    except (s_tir.ScheduleError, tvm.error.InternalError):
         return None
     if not names:
         return None
@@ -83,7 +84,10 @@ def _schedule_blocks(sch: s_tir.Schedule, device: Device) -> list[str]:
     for block in leaf_blocks(sch):
         nest = nest_of(sch, block)
         if nest is None:
-            continue  # moved under its producer as an epilogue
+            # Else it was moved under its producer as an epilogue, or no rule knows it.
+            if all(int(sch.get(loop).extent) == 1 for loop in sch.get_loops(block)):
+                names.append("scalar")
+            continue
         name = (
             schedule_contraction(nest, device.num_cores, vectors)
             or schedule_reduction(nest, device.num_cores)

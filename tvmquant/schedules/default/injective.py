@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from math import prod
 from typing import Any
 
 import tvm_ffi
 from tvm import tirx
 from tvm.ir import TensorLoad
 
-from tvmquant.schedules.default.analysis import Axis, Nest
+from tvmquant.schedules.default.analysis import Axis, Nest, largest_divisor
 from tvmquant.schedules.default.parallel import parallelize
 
 # Side of a transposed tile: 32 rows of 64 bytes stay in the first-level cache.
 _TILE = 32
+# Cache lines that surely survive until the next element of each is wanted.
+_CACHED_LINES = 64
 _MAX_PARTS = 8
 _COMPARISONS = (tirx.LT, tirx.LE, tirx.GT, tirx.GE)
 
@@ -53,9 +56,11 @@ def _contiguous(nest: Nest, cores: int) -> str:
 def _tested_variables(nest: Nest) -> list[tirx.Var]:
     """Variables on which a comparison depends: joining them would hide when it changes."""
     found: list[tirx.Var] = []
+    # The index of a value that is compared does not matter.
+    callbacks = [(TensorLoad, lambda _: tvm_ffi.WalkResult.SKIP), (tirx.Var, found.append)]
 
     def visit(node: Any) -> None:
-        tvm_ffi.structural_walk([node.a, node.b], (tirx.Var, found.append))
+        tvm_ffi.structural_walk([node.a, node.b], callbacks, order="pre")
 
     tvm_ffi.structural_walk(nest.stmt.body, (_COMPARISONS, visit))
     return found
@@ -81,9 +86,17 @@ def _transpose(nest: Nest, cores: int) -> str | None:
         if nest.stride(load, inner) in (None, 0, 1):
             continue
         for axis in nest.axes:
-            if axis is not inner and axis.extent > 1 and nest.stride(load, axis) == 1:
+            if _revisits_lines(nest, axis, inner) and nest.stride(load, axis) == 1:
                 return _tile(nest, axis, inner, cores)
     return None
+
+
+def _revisits_lines(nest: Nest, source: Axis, inner: Axis) -> bool:
+    """Whether so many cache lines lie between two steps of ``source`` that each is read again."""
+    if source is inner or source.extent == 1:
+        return False
+    inside = nest.axes[nest.axes.index(source) + 1 :]
+    return prod(axis.extent for axis in inside) > _CACHED_LINES
 
 
 def _tile(nest: Nest, source: Axis, inner: Axis, cores: int) -> str | None:
@@ -91,12 +104,18 @@ def _tile(nest: Nest, source: Axis, inner: Axis, cores: int) -> str | None:
     if source.extent < 8 or inner.extent < 8:
         return None
     sch = nest.sch
-    so, si = sch.split(source.loop, [None, min(_TILE, source.extent)])
-    io, ii = sch.split(inner.loop, [None, min(_TILE, inner.extent)])
+    so, si = sch.split(source.loop, [None, _side(source.extent)])
+    io, ii = sch.split(inner.loop, [None, _side(inner.extent)])
     others = [axis.loop for axis in nest.axes if axis not in (source, inner)]
     sch.reorder(*others, so, io, si, ii)
     parallelize(sch, [*others, so], 4 * nest.nanoseconds, cores)
     return "transpose"
+
+
+def _side(extent: int) -> int:
+    """Side of a tile; one that divides the extent needs no conditions."""
+    side = largest_divisor(extent, _TILE)
+    return side if side >= _TILE // 4 else min(_TILE, extent)
 
 
 def _partition(nest: Nest, cores: int) -> str | None:
@@ -126,12 +145,3 @@ def _cuts(nest: Nest, inner: Axis) -> list[int]:
     tvm_ffi.structural_walk(nest.stmt.body, (_COMPARISONS, visit))
     cuts = sorted(cut for cut in found if 0 < cut < inner.extent)
     return cuts if len(cuts) <= _MAX_PARTS else []
-
-
-def is_gather(nest: Nest) -> bool:
-    """Whether an index depends on data."""
-    found: list[Any] = []
-    for load in nest.loads:
-        for index in load.indices:
-            tvm_ffi.structural_walk(index, (TensorLoad, found.append))
-    return bool(found)

@@ -12,8 +12,6 @@ from tvm.ir import Expr, TensorLoad
 from tvmquant.schedules.default.analysis import Nest, leaf_blocks, nest_of
 from tvmquant.schedules.default.contraction import is_contraction
 
-# A cheap producer may be computed this many times over.
-_REPEAT = 4
 # Nodes of the largest expression that inlining may build: a producer that is read twice doubles
 # it, and a chain of those would grow without bound.
 _LARGEST = 400
@@ -31,23 +29,25 @@ def inline_producers(sch: s_tir.Schedule) -> None:
         if nest is None or nest.reduction or nest.store is None:
             continue
         consumers = [nest_of(sch, consumer) for consumer in sch.get_consumers(block)]
-        if consumers and all(consumer is not None for consumer in consumers):
-            if _worth(nest, consumers):
-                _try_inline(sch, nest)
+        if consumers and None not in consumers and _worth(nest, consumers):
+            _try_inline(sch, nest)
 
 
 def _worth(nest: Nest, consumers: list[Nest]) -> bool:
     elements = prod(axis.extent for axis in nest.axes)
-    if any(is_contraction(consumer) for consumer in consumers):
-        return False
-    if any(_scrambled(nest, consumer) for consumer in consumers):
-        return False
-    if any(_too_large(nest, consumer) for consumer in consumers):
-        return False
+    for consumer in consumers:
+        if is_contraction(consumer) or _scrambled(nest, consumer) or _too_large(nest, consumer):
+            return False
     reads = sum(consumer.iterations for consumer in consumers)
-    if nest.heavy or any(consumer.reduction for consumer in consumers):
-        return reads <= elements
-    return reads <= _REPEAT * elements or not nest.loads or elements <= 1
+    return reads <= elements or (_is_copy(nest) and not any(c.reduction for c in consumers))
+
+
+def _is_copy(nest: Nest) -> bool:
+    """Whether the block only moves, converts or fills: free to do again wherever it is read."""
+    value = nest.store.value
+    while isinstance(value, tirx.Cast):
+        value = value.value
+    return isinstance(value, TensorLoad) or not nest.loads
 
 
 def _too_large(nest: Nest, consumer: Nest) -> bool:

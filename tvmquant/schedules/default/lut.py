@@ -64,7 +64,7 @@ def vbmi_lookup(shape: tuple[int, ...]) -> tirx.PrimFunc:
     @T.prim_func(s_tir=True, private=True)
     def lut(
         x: T.Buffer(shape, "uint8"), table: T.Buffer((256,), "uint8"), out: T.Buffer(shape, "uint8")
-    ):
+    ) -> None:
         T.func_attr({"tirx.noalias": True})
         codes = T.decl_buffer((count,), "uint8", data=x.data)
         values = T.decl_buffer((count,), "uint8", data=out.data)

@@ -46,10 +46,14 @@ def _elements(load: Any) -> int:
 
 def _is_strided_window(nest: Nest, along: Axis) -> bool:
     """Whether ``along`` is the inside of a short window that moves in steps."""
-    return along.reduce and along.extent < _SHORT and any(
-        axis.extent > along.extent and nest.stride(nest.store, axis) == 1
-        for axis in nest.spatial
-        if (nest.stride(max(nest.loads, key=_elements), axis) or 0) in range(2, _SHORT)
+    return (
+        along.reduce
+        and along.extent < _SHORT
+        and any(
+            axis.extent > along.extent and nest.stride(nest.store, axis) == 1
+            for axis in nest.spatial
+            if (nest.stride(max(nest.loads, key=_elements), axis) or 0) in range(2, _SHORT)
+        )
     )
 
 

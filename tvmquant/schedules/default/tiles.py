@@ -135,20 +135,25 @@ def _tile(
 def streaming_nanoseconds(nest: Nest, vectors: Vectors) -> float:
     """Time of passing whole rows of the output by each input element, vectorized by LLVM."""
     last = nest.spatial[-1]
-    contiguous = nest.stride(nest.store, last) == 1 and all(
-        nest.stride(load, last) in (0, 1) for load in nest.loads
-    )
-    if not contiguous:
+    copies = strided_loads(nest, last)
+    if nest.stride(nest.store, last) != 1 or not all(packable(load, last) for load in copies):
         return 0.5 * nest.iterations
     chunk = min(last.extent, 2 * vectors.lanes)
-    return nest.iterations * 1.2 / chunk
+    return nest.iterations * 1.2 / chunk + _COPY * sum(map(_elements, copies))
+
+
+def strided_loads(nest: Nest, axis: Axis) -> list[Any]:
+    """Inputs that neither stand still along ``axis`` nor are contiguous."""
+    return [load for load in nest.loads if nest.stride(load, axis) not in (0, 1)]
 
 
 def dot_nanoseconds(nest: Nest, vectors: Vectors) -> float:
     """Time of dot products along a reduction axis contiguous in both inputs."""
+    outputs = prod(axis.extent for axis in nest.spatial)
     for axis in nest.reduction:
         if all(nest.stride(load, axis) == 1 for load in nest.loads):
-            return nest.iterations * 0.6 / largest_divisor(axis.extent, 2 * vectors.lanes)
+            lanes = largest_divisor(axis.extent, 2 * vectors.lanes)
+            return nest.iterations * 0.6 / lanes + 6.0 * outputs
     return 0.5 * nest.iterations
 
 

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from tvmquant.schedules.space import ConfigError
 from tvmquant.schedules.workload import Workload
 
 # Columns of a tile; wider ones spill registers.
 _MAX_COLUMNS = {1: 2, 4: 4}
+# What the tuner tries.
+_TUNED_ROWS = 4
+_TUNED_PIXELS = 12
 _TASKS_PER_CORE = 4
 # Below this (about ten microseconds) threads cost more than they bring.
 _PARALLEL_MACS = 1 << 20
@@ -71,7 +75,22 @@ class Plan:
         return min(block * self.width, max(self.channels - self.width, 0))
 
 
-def make_plan(workload: Workload, widths: tuple[int, ...], group: int, num_cores: int) -> Plan:
+@dataclass(frozen=True, order=True)
+class Sizes:
+    """The sizes that the tuner may change, named as in :class:`Plan`."""
+
+    width: int
+    rows: int
+    columns: int
+
+
+def make_plan(
+    workload: Workload,
+    widths: tuple[int, ...],
+    group: int,
+    num_cores: int,
+    sizes: Sizes | None = None,
+) -> Plan:
     """Choose the blocking.
 
     Parameters
@@ -84,16 +103,23 @@ def make_plan(workload: Workload, widths: tuple[int, ...], group: int, num_cores
         Lines in a slot.
     num_cores : int
         Cores of the device.
+    sizes : Sizes, optional
+        What the tuner found; a rule of thumb without it.
+
+    Raises
+    ------
+    ConfigError
+        If ``sizes`` do not fit the layer.
     """
     n, oh, ow, channels = workload.out_shape
     kh, kw = workload.w_shape[1:3]
-    multiplier = channels // workload.x_shape[3]
-    fitting = [w for w in widths if w <= channels]
-    # A channel multiplier gathers its inputs one by one: the narrowest vector does.
-    width = fitting[0] if fitting and multiplier == 1 else widths[-1]
+    allowed = _widths(workload, widths)
+    if sizes is None:
+        sizes = _default_sizes(workload, allowed, group)
+    elif sizes.width not in allowed or sizes.rows > oh or sizes.columns > ow:
+        raise ConfigError(f"{sizes} does not fit {oh}x{ow} pixels of {channels} channels")
+    width, rows, columns = sizes.width, sizes.rows, sizes.columns
     blocks = -(-channels // width)
-    rows = _choose_rows(workload, group, oh)
-    columns = _choose_columns(ow, _MAX_COLUMNS[group])
     lines, taps = _tile_taps(rows, kh, workload.strides[0], workload.dilation[0], group)
     row_tiles = -(-oh // rows)
     tasks = -(-_TASKS_PER_CORE * num_cores // (blocks * n))
@@ -113,6 +139,34 @@ def make_plan(workload: Workload, widths: tuple[int, ...], group: int, num_cores
         needed_columns=(ow - 1) * workload.strides[1] + (kw - 1) * workload.dilation[1] + 1,
         parallel=parallel,
     )
+
+
+def space(workload: Workload, widths: tuple[int, ...], group: int) -> list[Sizes]:
+    """Everything worth measuring, what :func:`make_plan` takes first."""
+    _, oh, ow, _ = workload.out_shape
+    allowed = _widths(workload, widths)
+    first = _default_sizes(workload, allowed, group)
+    found = [
+        Sizes(width, rows, columns)
+        for width in allowed
+        for rows in range(1, min(oh, _TUNED_ROWS) + 1)
+        for columns in range(1, min(ow, _TUNED_PIXELS // rows) + 1)
+    ]
+    return [first, *(sizes for sizes in found if sizes != first)]
+
+
+def _widths(workload: Workload, widths: tuple[int, ...]) -> tuple[int, ...]:
+    """Channel blocks to choose from, the widest first."""
+    channels = workload.out_shape[3]
+    fitting = tuple(w for w in widths if w <= channels)
+    # A channel multiplier gathers its inputs one by one: the narrowest vector does.
+    return fitting if fitting and channels == workload.x_shape[3] else widths[-1:]
+
+
+def _default_sizes(workload: Workload, allowed: tuple[int, ...], group: int) -> Sizes:
+    _, oh, ow, _ = workload.out_shape
+    rows = _choose_rows(workload, group, oh)
+    return Sizes(allowed[0], rows, _choose_columns(ow, _MAX_COLUMNS[group]))
 
 
 def _tile_taps(

@@ -8,6 +8,8 @@ activations: a whole filter row where columns are neither dilated nor grouped.
 from __future__ import annotations
 
 from contextlib import nullcontext
+from dataclasses import asdict, fields
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -28,16 +30,21 @@ from tvmquant.schedules.floating.frame import (
 )
 from tvmquant.schedules.floating.tiling import (
     Machine,
+    Sizes,
     block_count,
     block_lanes,
     choose_tile,
+    priced_tiles,
     worth_threads,
 )
 from tvmquant.schedules.linear.tir import Expr, broadcast, i64, load, ramp, splat
+from tvmquant.schedules.space import Config, integers
 from tvmquant.schedules.workload import Workload
 from tvmquant.targets.device import Device
 
 _TASKS_PER_CORE = 4
+# The tuner tries what costs up to this many times the best by the model.
+_WORTH = 2.0
 
 
 class DenseKernel:
@@ -47,15 +54,17 @@ class DenseKernel:
     ----------
     workload : Workload
     device : Device
+    sizes : Sizes, optional
+        Tile that the tuner found.
     """
 
-    def __init__(self, workload: Workload, device: Device) -> None:
-        self.workload = workload
+    def __init__(self, workload: Workload, device: Device, sizes: Sizes | None = None) -> None:
+        self.workload, self.device = workload, device
         self.machine = Machine.of(device)
         self.geometry = g = Geometry.of(workload)
         o, kh, kw, self.depth = g.w_shape
         self.group_outputs = o // g.groups
-        self.tile = choose_tile(g.out_shape[1:3], self.group_outputs, self.machine)
+        self.tile = choose_tile(g.out_shape[1:3], self.group_outputs, self.machine, sizes)
         self.blocks = block_count(self.group_outputs, self.tile.width)
         merged = g.groups == 1 and g.dilation[1] == 1
         self.runs, self.run = (kh, kw * self.depth) if merged else (kh * kw, self.depth)
@@ -66,6 +75,24 @@ class DenseKernel:
         tasks = _TASKS_PER_CORE * device.num_cores if self.parallel else 1
         self.chunks = min(tiles, -(-tasks // panels))
         self.name = f"{workload.op}_{kh}x{kw}_{device.isa}"
+
+    @cached_property
+    def _space(self) -> dict[Sizes, float]:
+        priced = priced_tiles(self.geometry.out_shape[1:3], self.group_outputs, self.machine)
+        return {sizes: cost for cost, sizes in priced if cost < _WORTH * priced[0][0]}
+
+    def configs(self) -> list[Config]:
+        """Tiles worth trying, the default first."""
+        return [asdict(sizes) for sizes in self._space]
+
+    def with_config(self, config: Config) -> DenseKernel:
+        """The same kernel with this tile; ``ConfigError`` if it does not fit."""
+        names = [field.name for field in fields(Sizes)]
+        return DenseKernel(self.workload, self.device, Sizes(*integers(config, *names)))
+
+    def estimate(self, config: Config) -> float:
+        """Relative cost by loads and multiply-adds."""
+        return self._space.get(Sizes(**config), float("inf"))
 
     def pack(
         self, weight: np.ndarray, bias: np.ndarray, params: tuple[np.ndarray, ...]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -22,12 +22,15 @@ from tvmquant.schedules.floating.frame import (
 )
 from tvmquant.schedules.floating.tiling import (
     Machine,
+    Sizes,
     block_count,
     block_lanes,
     choose_depthwise_tile,
+    most_vectors,
     worth_threads,
 )
 from tvmquant.schedules.linear.tir import Expr, i64, load, ramp, splat, store
+from tvmquant.schedules.space import Config, integers
 from tvmquant.schedules.workload import Workload
 from tvmquant.targets.device import Device
 
@@ -35,6 +38,9 @@ from tvmquant.targets.device import Device
 _UNROLL = 256
 _BAND_BYTES = 64 << 10
 _MIN_BAND = 4
+# What the tuner tries.
+_TUNED_VECTORS = 4
+_TUNED_SUMS = 12
 
 
 @dataclass(frozen=True)
@@ -54,23 +60,46 @@ class DepthwiseFloatKernel:
     ----------
     workload : Workload
     device : Device
+    sizes : Sizes, optional
+        Rows of a band, columns and vectors of a tile that the tuner found.
     """
 
-    def __init__(self, workload: Workload, device: Device) -> None:
-        self.workload = workload
+    def __init__(self, workload: Workload, device: Device, sizes: Sizes | None = None) -> None:
+        self.workload, self.device = workload, device
         self.machine = Machine.of(device)
         self.geometry = g = Geometry.of(workload)
         self.channels, self.kh, self.kw, _ = g.w_shape
-        self.tile = choose_depthwise_tile(g.out_shape[2], self.channels, self.machine)
+        self.tile = choose_depthwise_tile(g.out_shape[2], self.channels, self.machine, sizes)
         self.blocks = block_count(self.channels, self.tile.width)
         rows, stride = g.out_shape[1], g.strides[0]
         span = (self.kh - 1) * g.dilation[0] + 1
         fitting = _BAND_BYTES // (4 * self.tile.width * g.read_size[1])
         self.band = min(rows, max(_MIN_BAND, (fitting - span) // stride + 1))
+        if sizes is not None:
+            self.band = min(rows, sizes.rows)
         self.bands = block_count(rows, self.band)
         self.parallel = worth_threads(workload.macs, device)
         self.lines = (self.band - 1) * stride + span
         self.name = f"{workload.op}_{self.kh}x{self.kw}_{device.isa}"
+
+    def configs(self) -> list[Config]:
+        """Bands and tiles worth trying, the default first."""
+        columns, tile = self.geometry.out_shape[2], self.tile
+        first = Sizes(self.band, tile.columns, tile.vectors)
+        bands = {max(1, self.band // 2), self.band, min(self.geometry.out_shape[1], 2 * self.band)}
+        most = min(most_vectors(self.channels, tile.lanes), _TUNED_VECTORS)
+        found = [
+            Sizes(band, across, vectors)
+            for band in sorted(bands)
+            for across in range(1, min(columns, _TUNED_SUMS) + 1)
+            for vectors in range(1, min(most, _TUNED_SUMS // across) + 1)
+        ]
+        return [asdict(sizes) for sizes in (first, *(s for s in found if s != first))]
+
+    def with_config(self, config: Config) -> DepthwiseFloatKernel:
+        """The same kernel at these sizes; ``ConfigError`` if they do not fit."""
+        names = [field.name for field in fields(Sizes)]
+        return DepthwiseFloatKernel(self.workload, self.device, Sizes(*integers(config, *names)))
 
     def pack(
         self, weight: np.ndarray, bias: np.ndarray, params: tuple[np.ndarray, ...]

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from tvmquant.schedules.space import ConfigError
 from tvmquant.targets.device import Device
 
 # Two multiply-adds a cycle of four cycles latency: this many sums hide it.
@@ -91,7 +92,18 @@ def block_lanes(channels: int, width: int) -> np.ndarray:
     return np.minimum(starts[:, None] + np.arange(width), channels - 1)
 
 
-def choose_tile(out: tuple[int, int], channels: int, machine: Machine) -> Tile:
+@dataclass(frozen=True, order=True)
+class Sizes:
+    """The sizes of a tile that the tuner may change, named as in :class:`Tile`."""
+
+    rows: int
+    columns: int
+    vectors: int
+
+
+def choose_tile(
+    out: tuple[int, int], channels: int, machine: Machine, sizes: Sizes | None = None
+) -> Tile:
     """Tile of a convolution: the cheapest by loads and multiply-adds.
 
     Parameters
@@ -101,33 +113,76 @@ def choose_tile(out: tuple[int, int], channels: int, machine: Machine) -> Tile:
     channels : int
         Output channels of one group.
     machine : Machine
+    sizes : Sizes, optional
+        What the tuner found.
+
+    Raises
+    ------
+    ConfigError
+        If ``sizes`` do not fit the layer.
     """
     lanes = machine.fit(channels)
-    most = max(1, min(channels // lanes, _MAX_VECTORS))
+    if sizes is None:
+        best = priced_tiles(out, channels, machine)[0][1]
+    else:
+        best = sizes
+        if (
+            best.rows > out[0]
+            or best.columns > out[1]
+            or best.vectors > most_vectors(channels, lanes)
+        ):
+            raise ConfigError(f"{sizes} does not fit {out} pixels of {channels} channels")
+    chains = max(1, _CHAINS // (best.rows * best.columns * best.vectors))
+    return Tile(best.rows, best.columns, best.vectors, lanes, chains)
 
-    def cost(tile: Tile) -> float:
+
+def most_vectors(channels: int, lanes: int) -> int:
+    """Vectors of the widest block."""
+    return max(1, min(channels // lanes, _MAX_VECTORS))
+
+
+def priced_tiles(
+    out: tuple[int, int], channels: int, machine: Machine
+) -> list[tuple[float, Sizes]]:
+    """``(cost, sizes)`` of every tile that fits the registers, the cheapest first."""
+    lanes = machine.fit(channels)
+    most = most_vectors(channels, lanes)
+
+    def cost(tile: Sizes) -> float:
         pixels = tile.rows * tile.columns
         tiles = -(-out[0] // tile.rows) * -(-out[1] // tile.columns)
         step = max(pixels * tile.vectors, pixels + tile.vectors, _CHAINS)
         # Wide tiles along a row read fewer cache lines.
-        return tiles * block_count(channels, tile.width) * (step + 1 + 0.01 * tile.rows)
+        blocks = block_count(channels, tile.vectors * lanes)
+        return tiles * blocks * (step + 1 + 0.01 * tile.rows)
 
     scratch = 1 if machine.fma else 3  # the broadcast value, and products
     tiles = [
-        Tile(rows, columns, vectors, lanes)
+        Sizes(rows, columns, vectors)
         for vectors in range(1, most + 1)
         for columns in range(1, min(out[1], _MAX_PIXELS) + 1)
         for rows in range(1, min(out[0], _MAX_PIXELS // columns) + 1)
         if rows * columns * vectors + vectors + scratch <= machine.registers
     ]
-    best = min(tiles, key=cost)
-    chains = max(1, _CHAINS // (best.rows * best.columns * best.vectors))
-    return Tile(best.rows, best.columns, best.vectors, lanes, chains)
+    # A stable sort: of equal costs the fewer vectors win.
+    return sorted(((cost(tile), tile) for tile in tiles), key=lambda priced: priced[0])
 
 
-def choose_depthwise_tile(out_columns: int, channels: int, machine: Machine) -> Tile:
-    """Tile of a depthwise convolution: some columns of one row."""
+def choose_depthwise_tile(
+    out_columns: int, channels: int, machine: Machine, sizes: Sizes | None = None
+) -> Tile:
+    """Tile of a depthwise convolution: some columns of one row.
+
+    Raises
+    ------
+    ConfigError
+        If ``sizes`` do not fit the layer.
+    """
     lanes = machine.fit(channels)
+    if sizes is not None:
+        if sizes.columns > out_columns or sizes.vectors > most_vectors(channels, lanes):
+            raise ConfigError(f"{sizes} does not fit {out_columns} columns of {channels} channels")
+        return Tile(1, sizes.columns, sizes.vectors, lanes)
     # A cache line of channels.
     vectors = max(1, min(channels, _LINE) // lanes)
     limit = max(1, min(out_columns, _CHAINS // vectors, 4))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, fields, replace
 from functools import cached_property
 
 import numpy as np
@@ -14,7 +14,9 @@ from tvmquant.schedules.linear.emit import emit_prim_func
 from tvmquant.schedules.linear.geometry import Geometry, InputPlan
 from tvmquant.schedules.linear.packing import pack_outputs, pack_weights
 from tvmquant.schedules.linear.plan import Plan
+from tvmquant.schedules.linear.tiling import Sizes
 from tvmquant.schedules.registry import register_rule
+from tvmquant.schedules.space import Config, integers
 from tvmquant.schedules.workload import Kernel, Workload
 from tvmquant.targets.device import Device
 
@@ -29,10 +31,13 @@ class DenseKernel:
         ``conv2d`` or ``matmul``.
     isa : str
         See :func:`tvmquant.schedules.linear.isa.choose`.
+    sizes : Sizes, optional
+        Sizes that the tuner found; by default a model of the inner loop chooses them.
     """
 
     workload: Workload
     isa: str
+    sizes: Sizes | None = None
 
     @property
     def name(self) -> str:
@@ -66,7 +71,28 @@ class DenseKernel:
             else:
                 isa = instruction_sets.InstructionSet()
                 source = InputPlan(geometry, isa.step, isa.x_dtype)
-        return Plan(w, isa, source, tiling.choose(source, isa, w.w_bits))
+        return Plan(w, isa, source, tiling.choose(source, isa, w.w_bits, self.sizes))
+
+    @cached_property
+    def _space(self) -> dict[Sizes, float]:
+        plan = replace(self, sizes=None).plan
+        priced = tiling.space(plan.input, plan.isa, self.workload.w_bits)
+        return {sizes: cost for cost, sizes in priced}
+
+    def configs(self) -> list[Config]:
+        """Tile and chunk sizes worth trying, the default first."""
+        return [asdict(sizes) for sizes in self._space]
+
+    def with_config(self, config: Config) -> DenseKernel:
+        """The same kernel with these sizes; ``ConfigError`` if they do not fit."""
+        names = [field.name for field in fields(Sizes)]
+        kernel = replace(self, sizes=Sizes(*integers(config, *names)))
+        kernel.plan  # noqa: B018  (checks the sizes)
+        return kernel
+
+    def estimate(self, config: Config) -> float:
+        """Half cycles that the model of the inner loop expects."""
+        return self._space.get(Sizes(**config), float("inf"))
 
     def pack(
         self, weight: np.ndarray, bias: np.ndarray, params: tuple[np.ndarray, ...]

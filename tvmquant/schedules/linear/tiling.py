@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from tvmquant.schedules.linear.geometry import Geometry, InputPlan
 from tvmquant.schedules.linear.isa import InstructionSet
+from tvmquant.schedules.space import ConfigError
 
 # Chunks should stay in the first-level cache, heavy layers' activations in the second.
 _CHUNK_BYTES = 16 << 10
@@ -21,6 +22,9 @@ _PARALLEL_MACS = 1 << 21
 _MACS_PER_CHUNK = 1 << 20
 _MAX_CHUNKS = 16
 _MAX_TILE = 12  # pixels or vectors: bounds the code of one tile
+# The tuner may try tiles that the model believes to spill, and what costs twice the best.
+_SPILL = 2
+_WORTH = 2.0
 
 
 @dataclass(frozen=True)
@@ -87,27 +91,56 @@ def split_lanes(outputs: int, lanes: tuple[int, ...]) -> list[int]:
     return widths
 
 
-def choose(plan: InputPlan, isa: InstructionSet, w_bits: int) -> Tiling:
-    """Choose all sizes by a small model of the inner loop's cost."""
+@dataclass(frozen=True, order=True)
+class Sizes:
+    """The sizes that the tuner may change; :func:`choose` derives all others from them.
+
+    Attributes
+    ----------
+    rows, columns : int
+        Output pixels of a register tile.
+    vectors : int
+        Vectors of a full block of output channels.
+    chunk_tiles : int
+        Register tiles of one chunk.
+    """
+
+    rows: int
+    columns: int
+    vectors: int
+    chunk_tiles: int
+
+
+def choose(plan: InputPlan, isa: InstructionSet, w_bits: int, sizes: Sizes | None = None) -> Tiling:
+    """Choose all sizes by a small model of the inner loop's cost, or take the ones given.
+
+    Raises
+    ------
+    ConfigError
+        If ``sizes`` do not fit the layer.
+    """
     g = plan.geometry
-    widths = split_lanes(g.group_outputs, isa.lanes)
-    # A vector with lanes to spare is stored in pieces: it belongs into the last block.
-    exact = len(widths) - (sum(widths) > g.group_outputs)
-    wide = len([w for w in widths[:exact] if w == widths[0]])
-    _, rows, columns, count = min(_candidates(plan, isa, len(widths), wide, w_bits))
+    widths, wide = _vectors(plan, isa)
+    if sizes is None:
+        _, rows, columns, count = min(_candidates(plan, isa, len(widths), wide, w_bits))
+    else:
+        rows, columns, count = sizes.rows, sizes.columns, sizes.vectors
+        fits = (
+            rows <= g.out[0] and columns <= g.out[1] and count in (*range(1, wide + 1), len(widths))
+        )
+        if not fits:
+            raise ConfigError(f"{sizes} does not fit {g.out} pixels of {sum(widths)} channels")
     full = wide // count
     vectors, tail = tuple(widths[:count]), tuple(widths[full * count :])
     if full == 0:
         vectors, tail, full = tuple(widths), (), 1
     tiles = _tiles(g, rows, columns)
-    depth = plan.steps * plan.step
-    macs = g.out[0] * g.out[1] * g.out_channels * depth
-    wanted = max(1, min(_MAX_CHUNKS, macs // _MACS_PER_CHUNK))
-    x_bytes = plan.size[0] * plan.size[1] * plan.channels * (1 if plan.dtype == "uint8" else 2)
-    heavy = g.out_channels * depth * w_bits // 8 > _LARGE_WEIGHTS
-    # Heavy weights are read once a chunk: larger chunks, and threads share the blocks.
-    limit = max(1, (8 if heavy else 1) * _CHUNK_BYTES * tiles // x_bytes)
-    chunk_tiles = min(tiles, limit) if heavy else min(limit, -(-tiles // wanted))
+    macs = _macs(plan)
+    wanted = _wanted_chunks(plan)
+    if sizes is None:
+        chunk_tiles = _chunk_tiles(plan, w_bits, tiles)
+    else:
+        chunk_tiles = min(sizes.chunk_tiles, tiles)
     chunks = -(-tiles // chunk_tiles)
     share = full if g.groups > 1 else -(-full // max(1, wanted // chunks))
     parallel = macs >= _PARALLEL_MACS and (chunks > 1 or share < full)
@@ -115,16 +148,83 @@ def choose(plan: InputPlan, isa: InstructionSet, w_bits: int) -> Tiling:
     return Tiling(rows, columns, vectors, full, tail, chunk_tiles, chunks, share, parallel)
 
 
+def space(plan: InputPlan, isa: InstructionSet, w_bits: int) -> list[tuple[float, Sizes]]:
+    """``(estimate, sizes)`` of everything worth measuring, what :func:`choose` takes first."""
+    g = plan.geometry
+    widths, wide = _vectors(plan, isa)
+    default = choose(plan, isa, w_bits)
+    least = min(default.chunks * default.block_chunks, max(2, _wanted_chunks(plan) // 2))
+    priced: dict[Sizes, float] = {}
+    for cost, rows, columns, count in _candidates(
+        plan, isa, len(widths), wide, w_bits, _MAX_TILE + 4, _SPILL
+    ):
+        tiles = _tiles(g, rows, columns)
+        usual = _chunk_tiles(plan, w_bits, tiles)
+        for step, chunk in enumerate((usual, usual // 2, 2 * usual, 8 * usual)):
+            sizes = Sizes(rows, columns, count, max(1, min(chunk, tiles)))
+            made = choose(plan, isa, w_bits, sizes)
+            # Whatever is fastest on one thread must still leave work for the others.
+            enough = not default.parallel or made.chunks * made.block_chunks >= least
+            if enough and made.parallel == default.parallel:
+                priced.setdefault(sizes, cost * (1 + 0.002 * step))
+    first = Sizes(default.rows, default.columns, _count(default), default.chunk_tiles)
+    cheapest = min([cost for cost in priced.values()], default=0.0)
+    price = priced.pop(first, cheapest)
+    rest = sorted((cost, sizes) for sizes, cost in priced.items() if cost < _WORTH * cheapest)
+    return [(price, first), *rest]
+
+
+def _vectors(plan: InputPlan, isa: InstructionSet) -> tuple[list[int], int]:
+    """Widths of a group's vectors, and how many of them can make up full blocks."""
+    outputs = plan.geometry.group_outputs
+    widths = split_lanes(outputs, isa.lanes)
+    # A vector with lanes to spare is stored in pieces: it belongs into the last block.
+    exact = len(widths) - (sum(widths) > outputs)
+    return widths, len([w for w in widths[:exact] if w == widths[0]])
+
+
+def _count(tiling: Tiling) -> int:
+    """Vectors of a block as :class:`Sizes` counts them."""
+    return len(tiling.vectors)
+
+
+def _macs(plan: InputPlan) -> int:
+    g = plan.geometry
+    return g.out[0] * g.out[1] * g.out_channels * plan.steps * plan.step
+
+
+def _wanted_chunks(plan: InputPlan) -> int:
+    """Pieces of work that the threads should find."""
+    return max(1, min(_MAX_CHUNKS, _macs(plan) // _MACS_PER_CHUNK))
+
+
+def _chunk_tiles(plan: InputPlan, w_bits: int, tiles: int) -> int:
+    """Default number of register tiles of one chunk."""
+    g = plan.geometry
+    x_bytes = plan.size[0] * plan.size[1] * plan.channels * (1 if plan.dtype == "uint8" else 2)
+    heavy = g.out_channels * plan.steps * plan.step * w_bits // 8 > _LARGE_WEIGHTS
+    # Heavy weights are read once a chunk: larger chunks, and threads share the blocks.
+    limit = max(1, (8 if heavy else 1) * _CHUNK_BYTES * tiles // x_bytes)
+    return min(tiles, limit) if heavy else min(limit, -(-tiles // _wanted_chunks(plan)))
+
+
 def _tiles(g: Geometry, rows: int, columns: int) -> int:
     return -(-g.out[0] // rows) * -(-g.out[1] // columns)
 
 
 def _candidates(
-    plan: InputPlan, isa: InstructionSet, total: int, wide: int, w_bits: int
+    plan: InputPlan,
+    isa: InstructionSet,
+    total: int,
+    wide: int,
+    w_bits: int,
+    max_tile: int = _MAX_TILE,
+    spill: int = 0,
 ) -> Iterator[tuple[float, int, int, int]]:
     """(cost, tile rows, tile columns, vectors a block) of every tile that fits the registers.
 
     ``wide`` of the ``total`` vectors can make up full blocks, the others go into the last one.
+    ``spill`` registers may be missing.
     """
     g = plan.geometry
     for count in sorted({*range(1, wide + 1), total}):
@@ -132,15 +232,15 @@ def _candidates(
         rest = total - full * count
         blocks = [count] * full + ([rest] if rest else [])
         held = max(blocks)
-        if held > _MAX_TILE and count > 1:
+        if held > max_tile and count > 1:
             continue
-        for columns in range(1, min(g.out[1], _MAX_TILE) + 1):
-            for rows in range(1, min(g.out[0], _MAX_TILE // columns) + 1):
+        for columns in range(1, min(g.out[1], max_tile) + 1):
+            for rows in range(1, min(g.out[0], max_tile // columns) + 1):
                 pixels = rows * columns
                 weights = held if pixels > 1 or w_bits < 8 else 1
                 unpacked = held if w_bits < 8 else 0
                 needed = pixels * held + weights + unpacked + isa.scratch
-                if needed > isa.registers and (count, pixels) != (1, 1):
+                if needed > isa.registers + spill and (count, pixels) != (1, 1):
                     continue
                 cost = sum(_block_cost(plan, isa, pixels, v, w_bits) for v in blocks)
                 # Equal costs: prefer tiles along a row.

@@ -1,0 +1,134 @@
+"""The transforms of F(2×2), F(3×3) and F(4×4) for 3×3 filters, scaled so that all are integers.
+
+A tile of ``size × size`` outputs needs ``points × points`` inputs ``d``. With ``V = Bᵀ d B`` and
+``U = G g Gᵀ`` the tile is ``Aᵀ (U ∘ V) A / scale²`` (Lavin and Gray 2016, "Fast Algorithms for
+Convolutional Neural Networks"). Here every row of ``G`` is multiplied up to integers, so that
+``scale² = odd * 2**shift`` and the division is exact: a multiplication with ``1/odd`` modulo
+2**32, then an arithmetic shift to the right.
+
+The transforms are functions of a list of values that know ``+``, ``-`` and ``<<``: NumPy arrays
+or vectors of the generated code.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+Values = list[Any]
+
+
+@dataclass(frozen=True)
+class Algorithm:
+    """One tile size.
+
+    Attributes
+    ----------
+    size : int
+        Rows and columns of outputs of a tile.
+    odd, shift : int
+        The transforms together multiply every output by ``odd * 2**shift``.
+    filter_matrix : tuple of tuple of int
+        ``G``, ``[points, 3]``.
+    input_transform, output_transform : callable
+        ``Bᵀ`` and ``Aᵀ`` on one row or column. The second column of ``Aᵀ`` holds ones only: what
+        is added at position (1, 1) comes out in all outputs.
+    """
+
+    size: int
+    odd: int
+    shift: int
+    filter_matrix: tuple[tuple[int, ...], ...]
+    input_transform: Callable[[Values], Values]
+    output_transform: Callable[[Values], Values]
+
+    @property
+    def points(self) -> int:
+        """Rows and columns of inputs of a tile."""
+        return self.size + 2
+
+    @property
+    def positions(self) -> int:
+        """Values of one channel of a transformed tile."""
+        return self.points**2
+
+    @property
+    def inverse(self) -> int:
+        """``1 / odd`` modulo 2**32."""
+        return pow(self.odd, -1, 1 << 32)
+
+    @cached_property
+    def input_matrix(self) -> np.ndarray:
+        """``Bᵀ``, int64 ``[points, points]``."""
+        return np.array(self.input_transform(list(np.eye(self.points, dtype=np.int64))))
+
+    @cached_property
+    def output_matrix(self) -> np.ndarray:
+        """``Aᵀ``, int64 ``[size, points]``."""
+        return np.array(self.output_transform(list(np.eye(self.points, dtype=np.int64))))
+
+
+def _input2(d: Values) -> Values:
+    return [d[0] - d[2], d[1] + d[2], d[2] - d[1], d[1] - d[3]]
+
+
+def _output2(q: Values) -> Values:
+    return [q[0] + q[1] + q[2], q[1] - q[2] - q[3]]
+
+
+def _input3(d: Values) -> Values:
+    high, step = d[3] - d[1], d[3] - d[2]
+    return [
+        high + ((d[0] - d[2]) << 1),
+        step - (d[1] << 1),
+        step + ((d[1] - d[2]) << 1),
+        high,
+        d[4] - d[2] - (high << 1),
+    ]
+
+
+def _output3(q: Values) -> Values:
+    even = q[1] + q[2]
+    return [q[0] + even + q[3], q[1] - q[2] + (q[3] << 1), even + q[4] + (q[3] << 2)]
+
+
+def _input4(d: Values) -> Values:
+    even, odd = (d[2] << 2) - d[4], (d[1] << 2) - d[3]
+    high, low = d[4] - d[2], d[3] - d[1]
+    twice = low << 1
+    return [
+        high + ((d[0] - d[2]) << 2),
+        even + odd,
+        even - odd,
+        high + twice,
+        high - twice,
+        d[5] - d[3] - (low << 2),
+    ]
+
+
+def _output4(q: Values) -> Values:
+    even, odd = q[1] + q[2], q[1] - q[2]
+    wide, skew = q[3] + q[4], q[3] - q[4]
+    return [
+        q[0] + even + wide,
+        odd + (skew << 1),
+        even + (wide << 2),
+        odd + (skew << 3) + (q[5] << 2),
+    ]
+
+
+_G2 = ((2, 0, 0), (1, 1, 1), (1, -1, 1), (0, 0, 2))
+_G3 = ((3, 0, 0), (-3, -3, -3), (-1, 1, -1), (1, 2, 4), (0, 0, 6))
+# The powers of two of the fifth and sixth column of Aᵀ stay there; rows 1 and 2 of Bᵀ are negated
+# together with those of G, which saves negations.
+_G4 = ((6, 0, 0), (4, 4, 4), (4, -4, 4), (1, 2, 4), (1, -2, 4), (0, 0, 6))
+
+ALGORITHMS = {
+    2: Algorithm(2, 1, 2, _G2, _input2, _output2),
+    3: Algorithm(3, 9, 2, _G3, _input3, _output3),
+    4: Algorithm(4, 9, 6, _G4, _input4, _output4),
+}

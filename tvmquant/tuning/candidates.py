@@ -1,0 +1,60 @@
+"""Everything that could compute a workload: all rules, all configurations."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from tvmquant.schedules.registry import named_rules
+from tvmquant.schedules.space import configs_of, estimate_of
+from tvmquant.schedules.workload import Workload
+from tvmquant.targets.device import Device
+from tvmquant.tuning.record import config_key
+
+
+@dataclass(frozen=True, eq=False)
+class Candidate:
+    """One rule with one configuration.
+
+    Attributes
+    ----------
+    rule : str
+    config : mapping
+    estimate : float or None
+        Cost by the kernel's own model, as a multiple of its default's.
+    default : bool
+        Whether this is what the rule makes on its own.
+    """
+
+    rule: str
+    config: Mapping[str, Any]
+    estimate: float | None
+    default: bool
+
+    @property
+    def key(self) -> tuple[str, str]:
+        """As :attr:`tvmquant.tuning.record.Record.key`."""
+        return self.rule, config_key(self.config)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Candidate) and self.key == other.key
+
+    def __hash__(self) -> int:
+        return hash(self.key)
+
+
+def candidates(workload: Workload, device: Device) -> list[Candidate]:
+    """All candidates; first what is used without tuning, then the other rules' defaults."""
+    defaults, others = [], []
+    for name, rule in named_rules(workload.op).items():
+        kernel = rule(workload, device)
+        if kernel is None:
+            continue
+        configs = configs_of(kernel)
+        base = estimate_of(kernel, configs[0]) or 1.0
+        for index, config in enumerate(configs):
+            estimate = estimate_of(kernel, config)
+            relative = None if estimate is None else estimate / base
+            (others if index else defaults).append(Candidate(name, config, relative, not index))
+    return [*defaults, *others]

@@ -1,0 +1,107 @@
+"""From a model to the layers to tune, and tuning them with worker processes."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Iterable
+
+import psutil
+import tvm
+
+from tvmquant.errors import TargetError
+from tvmquant.graph import Graph
+from tvmquant.ops import is_op
+from tvmquant.passes.lower import workload_from_json
+from tvmquant.passes.pack import pack
+from tvmquant.schedules.selection import KernelTable
+from tvmquant.schedules.workload import Workload
+from tvmquant.targets.device import Device, get_device
+from tvmquant.tuning.cost_model import HINT, has_xgboost, make_cost_model
+from tvmquant.tuning.database import Database
+from tvmquant.tuning.pool import Pool
+from tvmquant.tuning.trials import Trials, TuneReport
+from tvmquant.tuning.tuner import Progress, Tuner
+
+_MAX_WORKERS = 4
+
+
+class CostModelWarning(UserWarning):
+    """XGBoost is missing: the search is less good than it could be."""
+
+
+def workloads_of(integers: tvm.IRModule, device: Device) -> list[Workload]:
+    """The convolutions and matmuls of a model in integers, one entry a layer.
+
+    Parameters
+    ----------
+    integers : tvm.IRModule
+        Output of :func:`tvmquant.passes.pipeline.to_integers`.
+    device : Device
+    """
+    packed = pack(integers, KernelTable(device))
+    return [
+        workload_from_json(str(value.attrs["workload"]))
+        for _, value in Graph(packed).bindings
+        if is_op(value, "tvmquant.packed")
+    ]
+
+
+def tune_workloads(
+    workloads: Iterable[Workload],
+    device: Device,
+    trials: Trials,
+    database: Database | None = None,
+    progress: Progress | None = None,
+) -> TuneReport:
+    """Measure candidates for every distinct workload.
+
+    Parameters
+    ----------
+    workloads : iterable of Workload
+    device : Device
+        Must be able to run on this machine.
+    trials : Trials
+    database : Database, optional
+        Gets the measurements; by default that of ``trials``.
+    progress : callable, optional
+        ``(stage, done, total)``.
+
+    Raises
+    ------
+    TargetError
+        If this machine lacks what the device has.
+    InputError
+        If the cost model is not installed or the database cannot be used.
+    """
+    _check_runs_here(device)
+    if database is None:
+        database = database_of(trials)
+    model = make_cost_model(trials.cost_model)
+    if trials.cost_model == "auto" and not has_xgboost():
+        warnings.warn(
+            f"tuning without a learned cost model: {HINT} finds better kernels in fewer trials",
+            CostModelWarning,
+            stacklevel=2,
+        )
+    workers = trials.workers or max(1, min(_MAX_WORKERS, psutil.cpu_count(logical=False) or 1))
+    with Pool(workers, trials.threads) as pool:
+        return Tuner(device, trials, database, model, pool, progress).run(workloads)
+
+
+def database_of(trials: Trials) -> Database:
+    """The database of ``trials``, an empty one in memory by default."""
+    kept = trials.database
+    return kept if isinstance(kept, Database) else Database(kept)
+
+
+def _check_runs_here(device: Device) -> None:
+    host = get_device("host")
+    lacking = sorted(device.features - host.features)
+    wanted, here = (json.loads(d.target_json).get("mtriple", "") for d in (device, host))
+    foreign = wanted and wanted.split("-")[0] != here.split("-")[0]
+    if lacking or foreign:
+        what = f"it lacks {', '.join(lacking)}" if lacking else f"it is not {wanted}"
+        raise TargetError(
+            f"cannot tune for {device.name} on this machine, {what}: tune on the device itself"
+        )

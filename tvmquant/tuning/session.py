@@ -1,0 +1,160 @@
+"""Building, checking and timing one candidate; in the process that calls it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tvm
+
+from tvmquant.schedules.registry import resolve_rule
+from tvmquant.schedules.selection import expansion_of
+from tvmquant.schedules.space import configured
+from tvmquant.schedules.workload import Kernel, Workload
+from tvmquant.targets.device import Device
+from tvmquant.tuning.data import Case, make_case
+
+# One reading takes at least this long, so that the clock does not matter.
+_READING = 1e-3
+_READINGS = 5
+_ROUNDS = 4
+# A candidate that much slower than the best is not worth more readings.
+_HOPELESS = 1.3
+_FLOAT_TOLERANCE = 1e-3
+
+
+class CandidateError(Exception):
+    """A candidate that cannot win: it does not build, or its output is wrong."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """What to build.
+
+    Attributes
+    ----------
+    workload : Workload
+    device : Device
+    rule : str
+    config : mapping
+    reference : str
+        ``.npy`` of the output to compare with; written if it does not exist.
+    """
+
+    workload: Workload
+    device: Device
+    rule: str
+    config: Mapping[str, Any]
+    reference: str
+
+
+@dataclass(frozen=True)
+class _Built:
+    module: Any
+    name: str
+    args: list[Any]
+
+
+class Session:
+    """Holds what was built until it is dropped."""
+
+    def __init__(self) -> None:
+        self._built: dict[int, _Built] = {}
+
+    def build(self, number: int, job: Job) -> None:
+        """Build a candidate, run it once and check its output.
+
+        Parameters
+        ----------
+        number : int
+            Its handle for :meth:`time` and :meth:`drop`.
+        job : Job
+
+        Raises
+        ------
+        CandidateError
+            If it cannot be built or its output differs from the reference.
+        """
+        rule = resolve_rule(job.workload.op, job.rule)
+        kernel = rule(job.workload, job.device)
+        if kernel is None:
+            raise CandidateError("the rule does not cover the workload")
+        kernel = configured(kernel, job.config)
+        built = _build(job.workload, kernel, job.device, _case(job.workload))
+        built.module[built.name](*built.args)
+        _check(built.args[-1].numpy(), Path(job.reference), job.workload.op.endswith("_float"))
+        self._built[number] = built
+
+    def time(self, number: int, best: float = math.inf) -> float:
+        """Seconds of one run, caches warm: the smallest of several medians.
+
+        Parameters
+        ----------
+        number : int
+        best : float
+            Time to beat: clearly slower candidates are measured less.
+        """
+        built = self._built[number]
+        device = tvm.cpu()
+
+        def reading(count: int, repeat: int) -> list[float]:
+            timer = built.module.time_evaluator(built.name, device, number=count, repeat=repeat)
+            return [float(value) for value in timer(*built.args).results]
+
+        once = max(min(reading(1, 3)), 1e-8)
+        count = max(1, math.ceil(_READING / once))
+        smallest = math.inf
+        for _ in range(_ROUNDS):
+            smallest = min(smallest, float(np.median(reading(count, _READINGS))))
+            if smallest > _HOPELESS * best:
+                break
+        return smallest
+
+    def drop(self, numbers: list[int]) -> None:
+        """Forget candidates."""
+        for number in numbers:
+            self._built.pop(number, None)
+
+
+@lru_cache(maxsize=1)
+def _case(workload: Workload) -> Case:
+    return make_case(workload)
+
+
+def _build(workload: Workload, kernel: Kernel, device: Device, case: Case) -> _Built:
+    arrays = [tvm.runtime.tensor(a) for a in kernel.pack(case.weight, case.bias, case.params)]
+    functions = {"kernel": kernel.prim_func().with_attr("global_symbol", "kernel")}
+    expansion = expansion_of(kernel)
+    if expansion is not None:
+        functions["expand"] = expansion.func.with_attr("global_symbol", "expand")
+    module = tvm.compile(tvm.IRModule(functions), target=device.target).jit()
+    if expansion is not None:
+        made = [tvm.runtime.empty(shape, dtype) for shape, dtype in expansion.outputs]
+        module["expand"](*arrays[: expansion.inputs], *made)
+        arrays[: expansion.inputs] = made
+    if case.qinfo is not None:
+        arrays.append(tvm.runtime.tensor(case.qinfo))
+    out = tvm.runtime.empty(workload.out_shape, workload.out_dtype)
+    return _Built(module, "kernel", [tvm.runtime.tensor(case.x), *arrays, out])
+
+
+def _check(out: np.ndarray, path: Path, is_float: bool) -> None:
+    """Compare with the reference, or become it. Float sums may be ordered differently."""
+    if not path.exists():
+        part = path.with_suffix(".part.npy")
+        np.save(part, out)
+        part.replace(path)
+        return
+    wanted = np.load(path)
+    if is_float:
+        error = float(np.abs(out - wanted).max())
+        if not error <= _FLOAT_TOLERANCE * max(1.0, float(np.abs(wanted).max())):
+            raise CandidateError(f"wrong output: differs by up to {error:.3g}")
+    elif not np.array_equal(out, wanted):
+        count = int((out != wanted).sum())
+        raise CandidateError(f"wrong output: {count} of {out.size} values differ")
