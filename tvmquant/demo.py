@@ -73,9 +73,12 @@ class DemoResult:
     def table(self) -> Table:
         """A rich table."""
         versions = ", ".join(f"{name} {version}" for name, version in self.versions.items())
+        caption = f"{self.machine}; {versions}; quantized after training, without retraining"
+        if any(row.file_bytes is None for row in self.rows):
+            caption += "; saving needs gcc, clang or: python -m pip install ziglang"
         table = Table(
             title=f"Fashion-MNIST classifier, {self.pictures:,} test pictures, one thread",
-            caption=f"{self.machine}; {versions}; quantized after training, without retraining",
+            caption=caption,
         )
         table.add_column("precision")
         for header in ("top-1", "file size", "latency", "speed-up over float"):
