@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import dataclass
 
 import numpy as np
@@ -138,8 +137,7 @@ def realized(model: ModelProto, data, bits=8, **options) -> Built:
 
 def interpret(mod: tvm.IRModule, inputs) -> list[np.ndarray]:
     """Run ``main`` operator by operator."""
-    with warnings.catch_warnings(), np.errstate(all="ignore"):
-        return Interpreter(mod).run(list(inputs))
+    return Interpreter(mod).run(list(inputs))
 
 
 def run_onnx(model: ModelProto, feeds: dict[str, np.ndarray]) -> list[np.ndarray]:
@@ -189,3 +187,11 @@ def float_operators(mod: tvm.IRModule) -> list[str]:
         for var, value in graph.bindings
         if var in after and var in before and str(getattr(value.ty, "dtype", "")) == "float32"
     ]
+
+
+def assert_same_floats(before: tvm.IRModule, after: tvm.IRModule, arrays, rtol=1e-4) -> None:
+    """Two float modules give the same numbers up to rounding."""
+    for want, got in zip(interpret(before, arrays), interpret(after, arrays), strict=True):
+        assert got.shape == want.shape
+        assert got.dtype == want.dtype
+        np.testing.assert_allclose(got, want, rtol=rtol, atol=rtol * np.abs(want).max(initial=0))

@@ -142,7 +142,9 @@ def test_npz_with_results_beside_the_inputs(tmp_path):
 def test_npz_that_lacks_an_input(tmp_path):
     path = tmp_path / "data.npz"
     np.savez(path, ids=np.ones((2, 4), np.int64))
-    with pytest.raises(CalibrationError, match=r"data.npz: no array for .* 'mask'; the file has 'ids'"):
+    with pytest.raises(
+        CalibrationError, match=r"data.npz: no array for .* 'mask'; the file has 'ids'"
+    ):
         read(path, TWO)
 
 

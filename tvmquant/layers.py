@@ -76,6 +76,7 @@ def _linear(packed: relax.Call, symbol: str) -> LayerInfo:
         activation_bits=workload.x_bits if quantized else None,
         weight_bytes=_bytes(packed.args),
         macs=workload.macs,
+        workload=str(attrs["workload"]),
     )
 
 

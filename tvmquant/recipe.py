@@ -45,6 +45,7 @@ class QuantSpec:
 
     def __post_init__(self) -> None:
         _one_of("bits", self.bits, BITS)
+        _is_a("symmetric", self.symmetric, bool, "true or false")
         _one_of("granularity", self.granularity, GRANULARITIES)
         _one_of("estimator", self.estimator, ESTIMATORS)
 
@@ -62,6 +63,8 @@ class LayerRule:
     quantize: bool = True
 
     def __post_init__(self) -> None:
+        _is_a("pattern", self.pattern, str, "a text")
+        _is_a("quantize", self.quantize, bool, "true or false")
         for name in ("weight_bits", "activation_bits"):
             if getattr(self, name) is not None:
                 _one_of(name, getattr(self, name), BITS)
@@ -114,6 +117,8 @@ class Recipe:
         _one_of("requantize", self.requantize, REQUANTIZE)
         if self.first_last_bits is not None:
             _one_of("first_last_bits", self.first_last_bits, BITS)
+        _is_a("percentile", self.percentile, int | float, "a number")
+        _is_a("expand_weights", self.expand_weights, bool, "true or false")
         if not 50 < self.percentile <= 100:
             raise RecipeError(f"percentile must lie in (50, 100], got {self.percentile}")
         if not self.weights.symmetric:
@@ -181,8 +186,11 @@ class Recipe:
         defaults = cls()
         for key in ("weights", "activations"):
             if key in data:
-                data[key] = _build(QuantSpec, {**asdict(getattr(defaults, key)), **data[key]}, key)
+                given = _object(data[key], key)
+                data[key] = _build(QuantSpec, {**asdict(getattr(defaults, key)), **given}, key)
         if "layers" in data:
+            if not isinstance(data["layers"], list):
+                raise RecipeError("layers must be a list of JSON objects")
             data["layers"] = tuple(_build(LayerRule, rule, "layers") for rule in data["layers"])
         return _build(cls, data, "recipe")
 
@@ -197,6 +205,8 @@ class Recipe:
             text = Path(path).read_text(encoding="utf-8")
         except OSError as error:
             raise RecipeError(f"cannot read recipe {path}: {error.strerror}") from None
+        except UnicodeDecodeError:
+            raise RecipeError(f"recipe {path} is not a text file") from None
         try:
             return cls.from_json(text)
         except RecipeError as error:
@@ -216,13 +226,24 @@ def parse_bits(bits: int | str) -> tuple[int, int]:
 
 
 def _one_of(name: str, value: Any, allowed: tuple) -> None:
-    if value not in allowed:
+    # True == 1 and 4.0 == 4, but neither is a number of bits.
+    if isinstance(value, bool | float) or value not in allowed:
         raise RecipeError(f"{name} must be one of {', '.join(map(str, allowed))}, got {value!r}")
 
 
-def _build(kind: type, data: Any, where: str) -> Any:
+def _is_a(name: str, value: Any, kind: Any, named: str) -> None:
+    if not isinstance(value, kind):
+        raise RecipeError(f"{name} must be {named}, got {value!r}")
+
+
+def _object(data: Any, where: str) -> dict[str, Any]:
     if not isinstance(data, dict):
         raise RecipeError(f"{where} must be a JSON object, got {type(data).__name__}")
+    return data
+
+
+def _build(kind: type, data: Any, where: str) -> Any:
+    data = _object(data, where)
     known = {f.name for f in fields(kind)}
     unknown = sorted(set(data) - known)
     if unknown:

@@ -1,4 +1,4 @@
-"""The command line: ``tvmquant compile | run | bench | inspect | evaluate | demo``.
+"""The command line: ``tvmquant compile | tune | run | bench | inspect | evaluate | demo``.
 
 Exit codes: 0 done, 1 failed, 2 bad input (one line on stderr, no traceback).
 """
@@ -88,7 +88,7 @@ def compile_command(
     from tvmquant.runtime.bundle import bundle_bytes, check_destination
 
     # Everything cheap is checked before the work starts.
-    input_shapes = dict(_parse_shape(text) for text in shapes)
+    input_shapes = dict(parse_shape(text) for text in shapes)
     if bits is not None and recipe is not None:
         raise InputError(f"--bits {bits} and --recipe {recipe}: give one, a recipe holds the bits")
     bits = bits or "8"
@@ -248,13 +248,8 @@ def demo(as_json: bool) -> None:
         output_console().print(result.table())
 
 
-# Commands with more than a few lines live in modules of their own.
-from tvmquant.cli.tune import tune  # noqa: E402
-
-main.add_command(tune)
-
-
-def _parse_shape(text: str) -> tuple[str, tuple[int, ...]]:
+def parse_shape(text: str) -> tuple[str, tuple[int, ...]]:
+    """``NAME=1,3,224,224``."""
     name, _, dims = text.rpartition("=")
     try:
         shape = tuple(int(dim) for dim in dims.split(","))
@@ -276,3 +271,9 @@ def _parse_target(text: str) -> str | dict[str, Any]:
             raise TargetError(f"--target is not valid JSON ({error}): use host or JSON") from None
     get_device(target)
     return target
+
+
+# At the end: a command's module may import from this one.
+from tvmquant.cli.tune import tune  # noqa: E402
+
+main.add_command(tune)

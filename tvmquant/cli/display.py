@@ -7,11 +7,18 @@ from contextlib import contextmanager
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import (
+    BarColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 from rich.table import Table
 
 from tvmquant.runtime.manifest import Manifest
 from tvmquant.runtime.profile import shapes_text
+from tvmquant.tuning.trials import LayerTuning, TuneReport
 
 ProgressCallback = Callable[[str, int, int], None]
 
@@ -24,11 +31,15 @@ def progress_bars() -> Iterator[ProgressCallback]:
         BarColumn(),
         TextColumn("{task.completed:.0f}/{task.total:.0f}"),
         TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
     )
     bars: dict[str, Any] = {}
     # A bar is only drawn on a terminal: a log gets the results, not its frames.
     console = Console(stderr=True)
-    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
+    # Tuning finishes candidates in bursts: the estimate looks further back than usual.
+    options = {"speed_estimate_period": 120, "disable": not console.is_terminal}
+    with Progress(*columns, console=console, **options) as progress:
 
         def report(stage: str, done: int, total: int) -> None:
             if stage not in bars:
@@ -62,3 +73,29 @@ def layer_table(manifest: Manifest) -> Table:
             f"{layer.macs:,}",
         )
     return table
+
+
+def tuning_table(report: TuneReport) -> Table:
+    """Table of the distinct layers that were tuned."""
+    table = Table(title=f"{len(report.layers)} distinct layers")
+    for header in ("layer", "bits", "kernel"):
+        table.add_column(header, overflow="fold")
+    for header in ("default µs", "best µs", "ratio"):
+        table.add_column(header, justify="right", no_wrap=True)
+    for layer in report.layers:
+        kernel = layer.rule.removeprefix("tvmquant.schedules.") or "-"
+        times = (_microseconds(layer.default), _microseconds(layer.best))
+        ratio = "-" if layer.ratio is None else f"{layer.ratio:.2f}"
+        table.add_row(*_layer_text(layer), kernel, *times, ratio)
+    return table
+
+
+def _layer_text(layer: LayerTuning) -> tuple[str, str]:
+    w = layer.workload
+    shapes = " * ".join("×".join(map(str, shape)) for shape in (w.x_shape, w.w_shape))
+    stride = f" /{w.strides[0]}" if w.strides and max(w.strides) > 1 else ""
+    return f"{w.op} {shapes}{stride}", "float" if w.w_bits > 8 else f"w{w.w_bits}a{w.x_bits}"
+
+
+def _microseconds(seconds: float | None) -> str:
+    return "-" if seconds is None else f"{seconds * 1e6:.1f}"

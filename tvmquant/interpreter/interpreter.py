@@ -61,7 +61,9 @@ class Interpreter:
             raise ValueError(f"expected {len(self.graph.params)} inputs, got {len(inputs)}")
         env: dict[relax.Var, Any] = dict(zip(self.graph.params, inputs))
         for var, value in self.graph.bindings:
-            result = self._evaluate(value, env)
+            # Like the compiled module: infinities and NaN are results, not warnings.
+            with np.errstate(all="ignore"):
+                result = self._evaluate(value, env)
             env[var] = result
             if tap is not None:
                 tap(var, value, result)

@@ -26,9 +26,10 @@ def fold_constants(mod: tvm.IRModule) -> tvm.IRModule:
     """Replace calls on constants by their value."""
     graph = Graph(mod)
 
-    def visit(_builder: Builder, var: relax.Var, value: Any) -> Any:
-        if isinstance(value, relax.TupleGetItem) and isinstance(value.tuple_value, relax.Tuple):
-            return value.tuple_value.fields[value.index]
+    def visit(builder: Builder, var: relax.Var, value: Any) -> Any:
+        if isinstance(value, relax.TupleGetItem):
+            source = builder.value(value.tuple_value)
+            return source.fields[value.index] if isinstance(source, relax.Tuple) else None
         if op_name(value) is None or is_op(value, *_KEEP):
             return None
         if is_op(value, *_WAIST) and not _is_elementwise_operand(graph, var):
@@ -49,7 +50,7 @@ def _is_elementwise_operand(graph: Graph, var: relax.Var) -> bool:
 
 
 def evaluate_constant(call: relax.Call) -> Any:
-    """Constant value of a call of constants; ``None`` where it is not one."""
+    """Constant (or tuple of them) that a call of constants makes; ``None`` where it is not one."""
     args = []
     for arg in call.args:
         if is_const(arg):
@@ -66,6 +67,8 @@ def evaluate_constant(call: relax.Call) -> Any:
         return None
     evaluator = EVALUATORS.get(op_name(call) or "")
     result = evaluator(args, call) if evaluator else NotImplemented
+    if isinstance(result, tuple) and all(isinstance(r, np.ndarray) for r in result):
+        return relax.Tuple([relax.const(r) for r in result])
     if not isinstance(result, np.ndarray | np.generic):
         return None
     return relax.const(np.asarray(result), str(call.ty.dtype) if call.ty else None)

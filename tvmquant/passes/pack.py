@@ -20,6 +20,7 @@ from tvmquant.ops.integer import ints, shape_of
 from tvmquant.passes.fold_affine import per_channel
 from tvmquant.schedules.linear import cannot_saturate
 from tvmquant.schedules.selection import KernelTable, label_of
+from tvmquant.schedules.winograd import weight_bound
 from tvmquant.schedules.workload import Workload
 
 
@@ -75,6 +76,8 @@ class _Packer:
         if is_op(call, "tvmquant.matmul"):
             workload = _matmul_workload("matmul", shape_of(x), weight, common)
         else:
+            if _may_be_winograd(weight, attrs):
+                common["max_abs_sum"] = weight_bound(weight)
             workload = _conv_workload("conv2d", shape_of(x), weight, call, common)
         keys = ("x_zero_point", "out_zero_point", "out_min", "out_max")
         qinfo = np.array([int(attrs[key]) for key in keys], np.int32)
@@ -137,6 +140,12 @@ class _Packer:
         if not flat:
             return call
         return relax.op.reshape(builder.emit(call, name), out_shape)
+
+
+def _may_be_winograd(weight: np.ndarray, attrs: Any) -> bool:
+    """Only such layers need the bound; for others it would only split kernels by weights."""
+    steps = [*ints(attrs["strides"]), *ints(attrs["dilation"]), int(attrs["groups"])]
+    return weight.shape[1:3] == (3, 3) and steps == [1] * 5
 
 
 def _is_float_conv(call: relax.Call) -> bool:

@@ -137,10 +137,10 @@ def fold_bias(builder: Builder, known: Known, call: relax.Call, name: str) -> An
     weight, zero = const_value(w), const_value(correction).astype(np.int64)
     combined = const_value(scale).astype(np.float64)
     steps = np.broadcast_to(bias, combined.shape) / combined
-    too_big = np.abs(steps) > BIAS_LIMIT
-    if np.any(too_big):
+    excess = np.maximum(np.abs(steps) / BIAS_LIMIT, 1.0)
+    if np.any(excess > 1.0):
         # A channel whose weights are almost zero: coarser weights make room for its bias.
-        factor = np.where(too_big, 2.0 ** np.ceil(np.log2(np.abs(steps) / BIAS_LIMIT)), 1.0)
+        factor = 2.0 ** np.ceil(np.log2(excess))
         if int(linear.attrs["w_bits"]) > 1:  # ±1 have no coarser form, and weigh nothing here
             shape = (-1,) + (1,) * (weight.ndim - 1)
             weight = np.rint(weight / factor.reshape(shape)).astype(np.int8)

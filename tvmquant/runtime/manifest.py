@@ -43,6 +43,9 @@ class LayerInfo:
         Bytes of the constants as they are stored.
     macs : int
         Multiply-accumulates; 0 for a layer that has none.
+    workload : str
+        For convolutions and matmuls all that shapes the kernel, as JSON (see
+        :class:`tvmquant.schedules.workload.Workload`): what a tuner needs.
     """
 
     name: str
@@ -55,6 +58,7 @@ class LayerInfo:
     activation_bits: int | None = None
     weight_bytes: int = 0
     macs: int = 0
+    workload: str = ""
 
     @property
     def bits(self) -> str:

@@ -35,6 +35,9 @@ class Workload:
     no_saturation : bool
         The layer's own 8-bit weights are proven safe for saturating int16 pair sums, see
         :func:`tvmquant.schedules.linear.cannot_saturate`.
+    max_abs_sum : int or None
+        Bound on the sum of the weights' magnitudes of every output channel, see
+        :func:`tvmquant.schedules.winograd.weight_bound`; None if unknown.
     """
 
     op: str
@@ -48,6 +51,7 @@ class Workload:
     w_bits: int = 8
     requantize: str = "float"
     no_saturation: bool = False
+    max_abs_sum: int | None = None
 
     @property
     def out_shape(self) -> tuple[int, ...]:

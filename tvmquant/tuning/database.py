@@ -6,6 +6,7 @@ import os
 import warnings
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from tvmquant.errors import InputError
@@ -87,6 +88,9 @@ class Database:
 
     def _usable(self, workload: Workload, device: Device) -> list[Record]:
         wanted = Processor.of(device)
+        if "vnni" in wanted.isa and workload not in self._records:
+            # Nothing saturates there: what the weights prove makes no difference.
+            workload = replace(workload, no_saturation=not workload.no_saturation)
         groups: dict[Processor, list[Record]] = defaultdict(list)
         for record in self._records.get(workload, ()):
             if record.seconds is not None and record.processor.isa == wanted.isa:

@@ -9,11 +9,12 @@ from collections.abc import Iterable
 import psutil
 import tvm
 
-from tvmquant.errors import TargetError
+from tvmquant.errors import InputError, TargetError
 from tvmquant.graph import Graph
 from tvmquant.ops import is_op
 from tvmquant.passes.lower import workload_from_json
 from tvmquant.passes.pack import pack
+from tvmquant.runtime.manifest import Manifest
 from tvmquant.schedules.selection import KernelTable
 from tvmquant.schedules.workload import Workload
 from tvmquant.targets.device import Device, get_device
@@ -45,6 +46,23 @@ def workloads_of(integers: tvm.IRModule, device: Device) -> list[Workload]:
         for _, value in Graph(packed).bindings
         if is_op(value, "tvmquant.packed")
     ]
+
+
+def workloads_of_manifest(manifest: Manifest, source: object) -> list[Workload]:
+    """The same of a compiled model.
+
+    Raises
+    ------
+    InputError
+        If ``source`` was compiled by a tvmquant that did not write them down.
+    """
+    texts = [layer.workload for layer in manifest.layers if layer.macs]
+    if not all(texts):
+        raise InputError(f"{source} does not say what its layers are: compile the model again")
+    try:
+        return [workload_from_json(text) for text in texts]
+    except (ValueError, TypeError):
+        raise InputError(f"{source} is damaged: compile the model again") from None
 
 
 def tune_workloads(

@@ -15,8 +15,8 @@ from typing import Any
 
 from tvmquant.tuning.session import Job, Session
 
-_BUILD_SECONDS = 60.0
-_TIME_SECONDS = 30.0
+# Building one candidate takes well below a second, starting a process some.
+_LIMIT_SECONDS = 60.0
 
 
 class WorkerError(Exception):
@@ -119,9 +119,12 @@ class Pool:
     workers : int
     threads : int
         Threads that a candidate may use.
+    limit : float
+        Seconds after which building or timing a candidate is given up.
     """
 
-    def __init__(self, workers: int, threads: int = 1) -> None:
+    def __init__(self, workers: int, threads: int = 1, limit: float = _LIMIT_SECONDS) -> None:
+        self.limit = limit
         self._workers = [Worker(threads) for _ in range(workers)]
         self._owner: dict[int, tuple[Worker, int]] = {}
         self._life = {id(worker): 0 for worker in self._workers}
@@ -146,7 +149,7 @@ class Pool:
                 if self._closed:
                     return
                 try:
-                    worker.ask("build", numbers[i], jobs[i], seconds=_BUILD_SECONDS)
+                    worker.ask("build", numbers[i], jobs[i], seconds=self.limit)
                     self._owner[numbers[i]] = worker, self._life[id(worker)]
                 except WorkerError as error:
                     results[i] = str(error)
@@ -167,7 +170,7 @@ class Pool:
         if life != self._life[id(worker)]:
             return Outcome()  # built by a process that died since
         try:
-            return Outcome(worker.ask("time", handle, best, seconds=_TIME_SECONDS))
+            return Outcome(worker.ask("time", handle, best, seconds=self.limit))
         except WorkerError as error:
             self._note_death(worker)
             return Outcome(error=str(error))
@@ -178,7 +181,7 @@ class Pool:
             owned = [h for h in handles if self._owner.get(h, (None,))[0] is worker]
             if owned:
                 with contextlib.suppress(WorkerError):
-                    worker.ask("drop", owned, seconds=_TIME_SECONDS)
+                    worker.ask("drop", owned, seconds=self.limit)
         for handle in handles:
             self._owner.pop(handle, None)
 

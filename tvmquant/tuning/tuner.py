@@ -163,9 +163,7 @@ class Tuner:
             self._finals(workload, held, times)
             self.builders.drop(list(held.values()))
 
-    def _reference(
-        self, workload: Workload, default: Candidate, path: str
-    ) -> dict[Candidate, int]:
+    def _reference(self, workload: Workload, default: Candidate, path: str) -> dict[Candidate, int]:
         """Build and time the default, whose output all others must equal; empty if it fails."""
         job = Job(workload, self.device, default.rule, default.config, path)
         ((handle, error),) = self.builders.build([job])

@@ -6,6 +6,7 @@ groups, blocks of output channels, register tiles, reduction steps.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from tvm import tirx
@@ -19,8 +20,11 @@ from tvmquant.schedules.linear.tir import Expr, i64
 from tvmquant.schedules.linear.workspace import emit_copy
 
 
-def emit_prim_func(plan: Plan, name: str) -> tirx.PrimFunc:
-    """Build ``(x, weights, bias, *params, [offsets], qinfo, out)``."""
+def emit_prim_func(plan: Plan, name: str, nest: type[Nest] | None = None) -> tirx.PrimFunc:
+    """Build ``(x, weights, bias, *params, [offsets], qinfo, out)``.
+
+    ``nest`` may be a subclass of :class:`Nest` with its own workspace or register tiles.
+    """
     workload, flavour = plan.workload, plan.workload.requantize
     with IRBuilder() as builder:
         with T.prim_func(s_tir=True):
@@ -47,7 +51,7 @@ def emit_prim_func(plan: Plan, name: str) -> tirx.PrimFunc:
             numbers = [T.bind(qinfo[i64(i)]) for i in range(4)]
             epilogue = Epilogue(flavour, plan.isa.x86, flat_out, params, *numbers[1:])
             flat_x = _flat(x, workload.x_shape, "uint8")
-            _Nest(plan, flat_x, w, bias, table, epilogue).emit(numbers[0])
+            (nest or Nest)(plan, flat_x, w, bias, table, epilogue).emit(numbers[0])
     return builder.get()
 
 
@@ -73,7 +77,9 @@ class _Place:
 
 
 @dataclass
-class _Nest:
+class Nest:
+    """Emitter of the loops around the register tiles."""
+
     plan: Plan
     x: Expr
     w: Expr
@@ -81,17 +87,32 @@ class _Nest:
     table: Expr | None
     epilogue: Epilogue
 
+    def prepare(self) -> None:
+        """Emit what is done once, before the loop over the images."""
+
+    def fill(self, work: Expr, x_base: Expr, x_zero_point: Expr) -> None:
+        """Emit the copy of an image that begins at ``x_base`` into the workspace."""
+        plan = self.plan
+        emit_copy(plan.input, self.x, x_base, work, x_zero_point, plan.tiling.parallel)
+
+    def tile(self, reads: Expr, vectors: tuple[int, ...], valid: int) -> Microkernel:
+        """The register tile that computes ``valid`` channels in ``vectors``."""
+        return Microkernel(
+            self.plan, reads, self.w, self.bias, self.table, self.epilogue, vectors, valid
+        )
+
     def emit(self, x_zero_point: Expr) -> None:
+        """Emit the loops."""
+        self.prepare()
         source, tiling = self.plan.input, self.plan.tiling
         g = source.geometry
         work = None
         if source.copied:
             work = T.alloc_buffer((i64(source.workspace),), source.dtype)
-        image_size = g.height * g.width * g.channels
+        image_size = math.prod(self.plan.workload.x_shape) // g.images
         with T.serial(i64(g.images)) as image:
             if work is not None:
-                base = T.bind(image * image_size)
-                emit_copy(source, self.x, base, work, x_zero_point, tiling.parallel)
+                self.fill(work, T.bind(image * image_size), x_zero_point)
             x_base = image * image_size if work is None else i64(0)
             reads = self.x if work is None else work
             out_base = image * (g.out[0] * g.out[1] * g.out_channels)
@@ -144,9 +165,7 @@ class _Nest:
         plan, tiling = self.plan, self.plan.tiling
         g = plan.input.geometry
         per_row = -(-g.out[1] // tiling.columns)
-        tile_code = Microkernel(
-            plan, place.reads, self.w, self.bias, self.table, self.epilogue, vectors, valid
-        )
+        tile_code = self.tile(place.reads, vectors, valid)
         with T.serial(tiles) as index:
             tile = T.bind(first_tile + index)
             row, column = i64(0), tile

@@ -35,8 +35,10 @@ class Algorithm:
     filter_matrix : tuple of tuple of int
         ``G``, ``[points, 3]``.
     input_transform, output_transform : callable
-        ``Bᵀ`` and ``Aᵀ`` on one row or column. The second column of ``Aᵀ`` holds ones only: what
-        is added at position (1, 1) comes out in all outputs.
+        ``Bᵀ`` and ``Aᵀ`` on one row or column.
+    gain : int
+        The second column of ``Aᵀ`` holds only this number: what is added at position (1, 1)
+        comes out ``gain**2`` times in all outputs.
     """
 
     size: int
@@ -45,6 +47,7 @@ class Algorithm:
     filter_matrix: tuple[tuple[int, ...], ...]
     input_transform: Callable[[Values], Values]
     output_transform: Callable[[Values], Values]
+    gain: int = 1
 
     @property
     def points(self) -> int:
@@ -121,14 +124,28 @@ def _output4(q: Values) -> Values:
     ]
 
 
+def _small3(q: Values) -> Values:
+    return _output3([q[0], q[1] + (q[1] << 1), *q[2:]])
+
+
+def _small4(q: Values) -> Values:
+    return _output4([q[0], q[1] << 2, q[2] << 2, *q[3:]])
+
+
 _G2 = ((2, 0, 0), (1, 1, 1), (1, -1, 1), (0, 0, 2))
 _G3 = ((3, 0, 0), (-3, -3, -3), (-1, 1, -1), (1, 2, 4), (0, 0, 6))
-# The powers of two of the fifth and sixth column of Aᵀ stay there; rows 1 and 2 of Bᵀ are negated
-# together with those of G, which saves negations.
+# Rows 1 and 2 of Bᵀ are negated together with those of G, which saves negations.
 _G4 = ((6, 0, 0), (4, 4, 4), (4, -4, 4), (1, 2, 4), (1, -2, 4), (0, 0, 6))
 
 ALGORITHMS = {
     2: Algorithm(2, 1, 2, _G2, _input2, _output2),
     3: Algorithm(3, 9, 2, _G3, _input3, _output3),
     4: Algorithm(4, 9, 6, _G4, _input4, _output4),
+}
+
+# The same with the smallest transformed weights, at the price of more work in Aᵀ.
+SMALL_ALGORITHMS = {
+    2: ALGORITHMS[2],
+    3: Algorithm(3, 9, 2, (_G3[0], (-1, -1, -1), *_G3[2:]), _input3, _small3, 3),
+    4: Algorithm(4, 9, 6, (_G4[0], (1, 1, 1), (1, -1, 1), *_G4[3:]), _input4, _small4, 4),
 }

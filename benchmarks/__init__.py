@@ -1,0 +1,1 @@
+"""Benchmarks of tvmquant against other inference engines; see README.md in this folder."""

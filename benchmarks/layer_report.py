@@ -1,0 +1,136 @@
+"""The results of single layers as tables, JSON and a picture."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+
+from benchmarks.peaks import best_float, best_int8
+from benchmarks.report import OURS, machine_text, markdown_table, number
+
+INT8_PEERS = ("onnxruntime QLinearConv", "onnxruntime QLinearMatMul", "onnxruntime MatMulInteger",
+              "openvino int8")  # fmt: skip
+
+
+def row_names(report: dict[str, Any]) -> list[str]:
+    """Columns: ours first, in the order in which they were measured."""
+    names = [row["name"] for layer in report["layers"] for row in layer["rows"]]
+    return list(dict.fromkeys(names))
+
+
+def best_int8_us(layer: dict[str, Any]) -> float | None:
+    """Microseconds of the fastest int8 peer."""
+    times = [row["us"] for row in layer["rows"] if row["name"] in INT8_PEERS and "us" in row]
+    return min(times, default=None)
+
+
+def cell(report: dict[str, Any], row: dict[str, Any] | None) -> str:
+    """GOP/s and percent of the peak; ``WRONG`` for a result that differs from the reference."""
+    if row is None or "us" not in row:
+        return "–"
+    if row.get("exact") is False:
+        return "WRONG"
+    is_float = row["name"].endswith("fp32")
+    peak = best_float(report["peaks"]) if is_float else best_int8(report["peaks"])
+    text = f"{row['gops']:.0f}"
+    return text if peak != peak else f"{text} ({row['gops'] / peak:.0%})"
+
+
+def lines(report: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
+    """Headers and rows of the table."""
+    names = row_names(report)
+    headers = ["layer", *(n.removeprefix("onnxruntime ") for n in names), "w8a8 × best int8 peer"]
+    table = []
+    for layer in report["layers"]:
+        rows = {row["name"]: row for row in layer["rows"]}
+        best, ours = best_int8_us(layer), rows.get("w8a8", {}).get("us")
+        ratio = best / ours if best and ours else None
+        line = [cell(report, rows.get(name)) for name in names]
+        table.append([layer["name"], *line, number(ratio)])
+    return headers, table
+
+
+def layer_table(report: dict[str, Any]) -> Table:
+    """A rich table."""
+    headers, rows = lines(report)
+    table = Table(title="GOP/s (part of the int8, for fp32 the FMA, peak)")
+    for index, header in enumerate(headers):
+        table.add_column(header, justify="right" if index else "left", no_wrap=not index)
+    for row in rows:
+        table.add_row(*row)
+    return table
+
+
+def to_markdown(report: dict[str, Any]) -> str:
+    """The whole report."""
+    calls = ", ".join(f"{name} {us:.1f} µs" for name, us in report["call_us"].items())
+    text = [
+        "# Layers",
+        "",
+        f"Measured {report['date']}, {report['settings']['threads']} thread(s).",
+    ]
+    text += ["", *(f"- {line}" for line in machine_text(report).splitlines())]
+    text += [f"- Subtracted for the call: {calls or 'nothing'}", ""]
+    text += ["GOP/s, in brackets the part of the int8 peak (fp32: of the FMA peak).", ""]
+    text += markdown_table(*lines(report))
+    reasons: dict[str, list[str]] = {}
+    for layer in report["layers"]:
+        for row in layer["rows"]:
+            if "reason" in row:
+                reasons.setdefault(f"{row['name']}: {row['reason']}", []).append(layer["name"])
+    if reasons:
+        text += ["", "Not measured:", ""]
+        text += [f"- {reason} ({', '.join(names)})" for reason, names in reasons.items()]
+    return "\n".join(text) + "\n"
+
+
+def write_layers(report: dict[str, Any], folder: Path) -> None:
+    """``layers.json``, ``layers.md`` and ``layers.png``."""
+    folder.mkdir(parents=True, exist_ok=True)
+    text = json.dumps(report, indent=1, ensure_ascii=False)
+    (folder / "layers.json").write_text(text + "\n", encoding="utf-8")
+    (folder / "layers.md").write_text(to_markdown(report), encoding="utf-8")
+    plot_layers(report, folder / "layers.png")
+
+
+def plot_layers(report: dict[str, Any], path: Path) -> None:
+    """GOP/s of every layer: a dot an engine and precision, the peak as a line."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    layers = report["layers"][::-1]
+    figure, axis = pyplot.subplots(figsize=(9, 1.2 + 0.28 * len(layers)))
+    blues = pyplot.get_cmap("Blues")
+    names = [n for n in row_names(report) if not n.endswith("fp32")]
+    ours = [n for n in names if not n.startswith(("onnxruntime", "openvino"))]
+    for name in names:
+        mine = name in ours
+        dots = [
+            (row["gops"], place)
+            for place, layer in enumerate(layers)
+            for row in layer["rows"]
+            if row["name"] == name and "gops" in row
+        ]
+        if not dots:
+            continue
+        shade = blues(1 - 0.14 * ours.index(name)) if mine else None
+        label = f"{OURS} {name}" if mine else name
+        axis.scatter(*zip(*dots), label=label, color=shade, marker="o" if mine else "x", s=26)
+    peak = best_int8(report["peaks"])
+    if peak == peak:
+        axis.axvline(peak, color="#888", lw=1)
+        axis.text(peak, len(layers) - 0.4, "int8 peak", fontsize=7, ha="right")
+    axis.set_yticks(range(len(layers)), [layer["name"] for layer in layers], fontsize=7)
+    axis.set_xlabel(f"GOP/s, {report['settings']['threads']} thread(s)", fontsize=8)
+    axis.set_xlim(left=0)
+    axis.grid(axis="y", lw=0.3)
+    axis.legend(fontsize=7, loc="lower right")
+    axis.set_title(report["machine"]["cpu"], fontsize=10)
+    figure.tight_layout()
+    figure.savefig(path, dpi=110)
+    pyplot.close(figure)

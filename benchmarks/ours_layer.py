@@ -1,0 +1,110 @@
+"""One layer as tvmquant's own kernel, checked against the NumPy reference."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from benchmarks.layer_data import OUT_ZERO_POINT, X_ZERO_POINT, LayerData
+
+
+class OurLayer:
+    """Kernel of a layer, compiled, with its tensors.
+
+    Attributes
+    ----------
+    label : str
+        Name of the kernel.
+    exact : bool
+        Whether the result equals the reference bit for bit.
+    """
+
+    def __init__(self, data: LayerData) -> None:
+        import tvm
+
+        from tvmquant import reference
+        from tvmquant.schedules.selection import KernelTable, expansion_of, label_of
+        from tvmquant.targets import get_device
+
+        device = get_device("host")
+        workload = _workload(data)
+        kernel = KernelTable(device)[workload]
+        self.label = label_of(kernel)
+        params = reference.make_requantize_params(
+            np.full(data.layer.outputs, data.multiplier), "float"
+        )
+        arrays = kernel.pack(data.w, data.bias, params)
+        constants = [tvm.runtime.tensor(array) for array in arrays]
+        expansion = expansion_of(kernel)
+        if expansion is not None:
+            made = [tvm.runtime.empty(shape, dtype) for shape, dtype in expansion.outputs]
+            expand = _compiled(tvm, expansion.func, device)
+            expand(*constants[: expansion.inputs], *made)
+            constants = [*made, *constants[expansion.inputs :]]
+        qinfo = np.array([X_ZERO_POINT, OUT_ZERO_POINT, 0, 255], np.int32)
+        self.out = tvm.runtime.empty(workload.out_shape, workload.out_dtype)
+        self.arguments = [
+            *(tvm.runtime.tensor(data.x), *constants, tvm.runtime.tensor(qinfo)),
+            self.out,
+        ]
+        self.function = _compiled(tvm, kernel.prim_func(), device)
+        self.run()
+        self.exact = bool(np.array_equal(self.out.numpy(), _expected(data, workload, params)))
+
+    def run(self) -> Any:
+        self.function(*self.arguments)
+
+
+def _workload(data: LayerData) -> Any:
+    from tvmquant.schedules.linear import cannot_saturate
+    from tvmquant.schedules.workload import Workload
+
+    layer = data.layer
+    common = {
+        "x_bits": data.x_bits,
+        "w_bits": data.w_bits,
+        "no_saturation": data.w_bits == 8 and cannot_saturate(data.w, data.x_bits),
+    }
+    if layer.is_matmul:
+        return Workload("matmul", layer.x_shape, layer.w_shape, **common)
+    return Workload(
+        "depthwise_conv2d" if layer.groups > 1 else "conv2d",
+        layer.x_shape,
+        layer.w_shape,
+        (layer.stride, layer.stride),
+        layer.padding,
+        (1, 1),
+        layer.groups,
+        **common,
+    )
+
+
+def _compiled(tvm: Any, func: Any, device: Any) -> Any:
+    named = func.with_attr("global_symbol", "layer")
+    return tvm.compile(tvm.IRModule({"layer": named}), target=device.target)["layer"]
+
+
+def _expected(data: LayerData, workload: Any, params: Any) -> np.ndarray:
+    from tvmquant import reference
+
+    end = {
+        "requantize_flavour": "float",
+        "out_zero_point": OUT_ZERO_POINT,
+        "out_min": 0,
+        "out_max": 255,
+    }
+    if data.layer.is_matmul:
+        return reference.matmul(data.x, data.w, data.bias, params, **end)
+    return reference.conv2d(
+        data.x,
+        data.w,
+        data.bias,
+        params,
+        strides=workload.strides,
+        padding=workload.padding,
+        dilation=workload.dilation,
+        groups=workload.groups,
+        x_zero_point=X_ZERO_POINT,
+        **end,
+    )

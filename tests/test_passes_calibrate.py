@@ -1,0 +1,108 @@
+"""From observed data to a QDQ graph."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from networks import Net, interpret, operators
+
+from tvmquant.calibration import activation_params
+from tvmquant.errors import CalibrationError
+from tvmquant.frontend import load_model
+from tvmquant.graph import Graph
+from tvmquant.ops import is_op
+from tvmquant.passes.annotate import annotate
+from tvmquant.passes.calibrate import calibrate
+from tvmquant.passes.simplify import simplify
+from tvmquant.recipe import QuantSpec, Recipe
+
+MINMAX = QuantSpec(estimator="minmax")
+
+
+def annotated(recipe, *, joined=False):
+    net = Net()
+    y = net.op("Relu", net.conv(net.input(1, 3, 6, 6), 3, 4), name="act")
+    if joined:
+        y = net.op("Concat", y, net.op("Mul", net.conv(y, 4, 4), np.float32(9)), axis=1)
+    y = net.conv(y, 8 if joined else 4, 2)
+    batches = [list(feeds.values()) for feeds in net.data(3)]
+    return annotate(simplify(load_model(net.model(y)).mod), recipe), batches
+
+
+def quantize_nodes(mod):
+    return [value for _, value in Graph(mod).bindings if is_op(value, "tvmquant.quantize")]
+
+
+def numbers(call):
+    return float(call.args[1].value.numpy()), int(call.args[2].value.numpy())
+
+
+def test_scales_come_from_the_data():
+    mod, batches = annotated(Recipe(activations=MINMAX))
+    out = calibrate(mod, iter(batches), Recipe(activations=MINMAX))
+    assert not {"tvmquant.observe", "tvmquant.observe_weight"} & set(operators(out))
+    first, second = quantize_nodes(out)
+    x = np.stack(batches)
+    scale, zero = activation_params(x.min(), x.max(), 8)
+    assert numbers(first) == (float(scale), zero)
+    assert numbers(second)[1] == 0  # behind a ReLU
+
+
+def test_the_graph_still_computes_in_float_with_a_step_of_error():
+    recipe = Recipe(activations=MINMAX)
+    mod, batches = annotated(recipe)
+    out = calibrate(mod, batches, recipe)
+    for arrays in batches:
+        (want,), (got,) = interpret(mod, arrays), interpret(out, arrays)
+        assert 0 < np.abs(got - want).max() < 0.03 * np.ptp(want)
+
+
+@pytest.mark.parametrize("bits", [8, 4, 2, 1])
+@pytest.mark.parametrize("symmetric", [False, True])
+def test_bits_and_symmetry(bits, symmetric):
+    recipe = Recipe(
+        activations=QuantSpec(bits=bits, symmetric=symmetric, estimator="mse"),
+        first_last_bits=None,
+    )
+    out = calibrate(*annotated(recipe), recipe)
+    first, second = quantize_nodes(out)
+    for call in (first, second):
+        assert int(call.attrs["bits"]) == bits
+        assert (int(call.attrs["qmin"]), int(call.attrs["qmax"])) == (0, 2**bits - 1)
+    if symmetric and bits > 1:
+        assert numbers(first)[1] == 2 ** (bits - 1)
+
+
+def test_power_of_two_scales_everywhere():
+    recipe = Recipe(requantize="power_of_two")
+    out = calibrate(*annotated(recipe), recipe)
+    for _, value in Graph(out).bindings:
+        if is_op(value, "tvmquant.quantize", "tvmquant.dequantize"):
+            np.testing.assert_array_equal(np.frexp(value.args[1].value.numpy())[0], 0.5)
+
+
+def test_a_group_has_one_range():
+    recipe = Recipe(activations=MINMAX)
+    out = calibrate(*annotated(recipe, joined=True), recipe)
+    _, *joined = quantize_nodes(out)
+    assert len(joined) >= 2
+    assert len({numbers(call) for call in joined}) == 1
+
+
+def test_batches_are_consumed_once_and_counted():
+    mod, batches = annotated(Recipe())
+    seen = []
+    calibrate(mod, iter(batches), Recipe(), lambda *step: seen.append(step))
+    assert seen == [("calibrate", 1, 1), ("calibrate", 2, 2), ("calibrate", 3, 3)]
+    seen.clear()
+    calibrate(mod, batches, Recipe(), lambda *step: seen.append(step), total=5)
+    assert seen[-1] == ("calibrate", 3, 5)
+
+
+def test_complaints():
+    mod, batches = annotated(Recipe())
+    with pytest.raises(CalibrationError, match="empty: give at least one sample"):
+        calibrate(mod, [], Recipe())
+    batches[1][0][0, 0, 0, 0] = np.inf
+    with pytest.raises(CalibrationError, match="'to_nhwc' NaN or infinite"):
+        calibrate(mod, batches, Recipe())

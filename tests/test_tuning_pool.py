@@ -1,0 +1,64 @@
+"""Worker processes: what they build, how they die."""
+
+import math
+
+import pytest
+from tuning_tools import CONV, HOST, MATMUL, crash, fail, hang, name_of, registered, wrong
+
+from tvmquant.tuning.candidates import candidates
+from tvmquant.tuning.pool import InProcess, Pool
+from tvmquant.tuning.session import Job
+
+
+@pytest.fixture
+def pool(monkeypatch):
+    monkeypatch.setenv("TVMQUANT_TEST_RULES", "1")
+    made = Pool(2)
+    yield made
+    made.close()
+    assert not any(worker.alive for worker in made._workers)
+
+
+def jobs(workload, folder, count):
+    path = str(folder / f"{workload.op}.npy")
+    return [Job(workload, HOST, c.rule, c.config, path) for c in candidates(workload, HOST)[:count]]
+
+
+def test_candidates_are_built_checked_and_timed(pool, tmp_path):
+    for workload in (CONV, MATMUL):
+        reference, *others = jobs(workload, tmp_path, 4)
+        ((first, error),) = pool.build([reference])
+        built = pool.build(others)
+        assert [e for _, e in built] == [""] * 3 and error == ""
+        for handle in (first, *(h for h, _ in built)):
+            assert 0 < pool.time(handle, math.inf).seconds < 1
+        pool.drop([first])
+
+
+def test_bad_candidates_do_not_take_the_others_along(pool, tmp_path):
+    ((first, error),) = pool.build(jobs(MATMUL, tmp_path, 1))
+    assert not error
+    path = str(tmp_path / "matmul.npy")
+    pool.limit = 4
+    bad = [Job(MATMUL, HOST, name_of(rule), {}, path) for rule in (crash, wrong, hang, fail)]
+    with registered(crash, wrong, hang, fail):
+        crashed, differs, hung, failed = (error for _, error in pool.build(bad))
+    assert crashed == "crashed (signal 11)"
+    assert "values differ" in differs
+    assert hung == "took more than 4 s"
+    assert failed == "RuntimeError: cannot pack"
+    # Both processes died: what they held is to be tried again, and they work on.
+    lost = pool.time(first, math.inf)
+    assert lost.seconds is None and lost.error == ""
+    pool.limit = 60
+    ((again, error),) = pool.build(jobs(MATMUL, tmp_path, 1))
+    assert error == "" and pool.time(again, math.inf).seconds > 0
+
+
+def test_without_processes_it_is_the_same(tmp_path):
+    inside = InProcess()
+    good, other = jobs(MATMUL, tmp_path, 2)
+    results = inside.build([good, other, Job(MATMUL, HOST, "no.such.rule", {}, good.reference)])
+    assert [error for _, error in results[:2]] == ["", ""]
+    assert "no rule no.such.rule for matmul" in results[2][1]
+    assert inside.time(results[0][0], math.inf).seconds > 0

@@ -1,0 +1,162 @@
+"""Whatever the tuner may choose computes the same: all rules, sampled configurations."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from tuning_tools import CONV, HOST
+
+from tvmquant import reference
+from tvmquant.schedules.registry import named_rules
+from tvmquant.schedules.space import ConfigError, configs_of, configured, estimate_of
+from tvmquant.schedules.workload import Workload
+from tvmquant.tuning.candidates import candidates
+from tvmquant.tuning.data import make_case
+from tvmquant.tuning.pool import InProcess
+from tvmquant.tuning.session import Job
+
+FLOAT = {"x_bits": 32, "w_bits": 32, "requantize": "float32"}
+WIDE = Workload("conv2d", (1, 9, 11, 20), (72, 3, 3, 20), (1, 1), (1, 1, 1, 1), (1, 1))
+DEPTHWISE = Workload(
+    "depthwise_conv2d", (1, 9, 11, 40), (40, 3, 3, 1), (2, 2), (1, 1, 1, 1), (1, 1), groups=40
+)
+WORKLOADS = {
+    "w8a8": WIDE,
+    "w8a8 proven": replace(WIDE, no_saturation=True),
+    "w4a8": replace(WIDE, w_bits=4),
+    "w4a4": replace(WIDE, w_bits=4, x_bits=4),
+    "w2a2": replace(WIDE, w_bits=2, x_bits=2),
+    "w1a1": replace(WIDE, w_bits=1, x_bits=1),
+    "grouped": replace(WIDE, w_shape=(72, 3, 3, 10), groups=2, strides=(2, 1)),
+    "matmul": Workload("matmul", (7, 96), (50, 96), requantize="dequantize"),
+    "heavy": Workload("conv2d", (1, 3, 3, 256), (512, 1, 1, 256), (1, 1), (0,) * 4, (1, 1)),
+    "depthwise": DEPTHWISE,
+    "depthwise w4a4": replace(DEPTHWISE, w_bits=4, x_bits=4, strides=(1, 1)),
+    "float": replace(WIDE, op="conv2d_float", **FLOAT),
+    "depthwise float": replace(DEPTHWISE, op="depthwise_conv2d_float", **FLOAT),
+    "matmul float": Workload("matmul_float", (7, 96), (50, 96), **FLOAT),
+}
+
+
+def expected(workload):
+    """The NumPy reference on the data that the tuner measures with."""
+    case = make_case(workload)
+    x_zero_point, out_zero_point, low, high = (int(v) for v in case.qinfo)
+    end = {
+        "requantize_flavour": workload.requantize,
+        "out_zero_point": out_zero_point,
+        "out_min": low,
+        "out_max": high,
+    }
+    if workload.op == "matmul":
+        return reference.matmul(case.x, case.weight, case.bias, case.params, **end)
+    geometry = {name: getattr(workload, name) for name in ("strides", "padding", "dilation")}
+    return reference.conv2d(
+        *(case.x, case.weight, case.bias, case.params),
+        **geometry,
+        groups=workload.groups,
+        x_zero_point=x_zero_point,
+        **end,
+    )
+
+
+def sample(space, count=5):
+    """Every rule's default and some of the others."""
+    others = [c for c in space if not c.default]
+    chosen = np.random.default_rng(len(space)).permutation(len(others))[:count]
+    return [c for c in space if c.default] + [others[i] for i in chosen]
+
+
+@pytest.mark.parametrize("name", WORKLOADS)
+def test_every_choice_gives_the_reference(name, tmp_path):
+    workload = WORKLOADS[name]
+    path = tmp_path / "reference.npy"
+    if not workload.op.endswith("_float"):
+        np.save(path, expected(workload))
+    inside = InProcess()
+    for candidate in sample(candidates(workload, HOST)):
+        job = Job(workload, HOST, candidate.rule, candidate.config, str(path))
+        ((handle, error),) = inside.build([job])
+        assert error == "", candidate
+        inside.drop([handle])
+
+
+@pytest.mark.parametrize("name", WORKLOADS)
+def test_the_first_configuration_is_the_default(name):
+    workload = WORKLOADS[name]
+    for rule in named_rules(workload.op).values():
+        kernel = rule(workload, HOST)
+        if kernel is None:
+            continue
+        configs = configs_of(kernel)
+        assert json.loads(json.dumps(configs)) == configs
+        keys = [json.dumps(config, sort_keys=True) for config in configs]
+        assert len(set(keys)) == len(keys)
+        same = configured(kernel, configs[0])
+        case = make_case(workload)
+        for a, b in zip(
+            kernel.pack(case.weight, case.bias, case.params),
+            same.pack(case.weight, case.bias, case.params),
+            strict=True,
+        ):
+            np.testing.assert_array_equal(a, b)
+        assert same.prim_func().script() == kernel.prim_func().script()
+        estimates = [estimate_of(kernel, config) for config in configs]
+        assert None in estimates or np.isfinite(estimates).all()
+
+
+@pytest.mark.parametrize("name", WORKLOADS)
+def test_sizes_that_do_not_fit_are_refused(name):
+    workload = WORKLOADS[name]
+    for rule in named_rules(workload.op).values():
+        kernel = rule(workload, HOST)
+        if kernel is None or configs_of(kernel) == [{}]:
+            continue
+        good = configs_of(kernel)[0]
+        for bad in ({"no": 1}, good | {"no": 1}, {k: 10**6 for k in good}, {k: 0 for k in good}):
+            with pytest.raises(ConfigError):
+                configured(kernel, bad)
+
+
+def test_a_kernel_without_sizes_takes_none():
+    class Plain:
+        name = "plain"
+
+    assert configs_of(Plain()) == [{}] and estimate_of(Plain(), {}) is None
+    plain = Plain()
+    assert configured(plain, {}) is plain
+    with pytest.raises(ConfigError, match="plain has no sizes"):
+        configured(plain, {"rows": 1})
+
+
+def test_tuned_layers_keep_work_for_all_threads():
+    large = Workload("conv2d", (1, 56, 56, 64), (64, 3, 3, 64), (1, 1), (1,) * 4, (1, 1))
+    for rule in named_rules("conv2d").values():
+        kernel = rule(large, HOST)
+        tilings = [
+            kernel.with_config(c).plan.tiling
+            for c in configs_of(kernel)
+            if hasattr(getattr(kernel, "plan", None), "tiling")
+        ]
+        assert all(t.parallel and t.chunks * t.block_chunks >= 8 for t in tilings)
+
+
+def test_measuring_data_has_what_the_workload_claims():
+    from tvmquant.schedules.linear import cannot_saturate
+
+    for workload in WORKLOADS.values():
+        case = make_case(workload)
+        assert case.x.shape == workload.x_shape and case.weight.shape == workload.w_shape
+        if workload.w_bits > 8:
+            continue
+        assert int(case.x.max()) == 2**workload.x_bits - 1
+        low, high = case.weight.min(), case.weight.max()
+        if workload.w_bits == 1:
+            assert set(np.unique(case.weight)) == {-1, 1}
+        else:
+            assert -(2 ** (workload.w_bits - 1)) <= low and high < 2 ** (workload.w_bits - 1)
+        if workload.w_bits == 8:
+            assert cannot_saturate(case.weight) == workload.no_saturation
+    again = make_case(CONV)
+    np.testing.assert_array_equal(again.weight, make_case(CONV).weight)

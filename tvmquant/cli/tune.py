@@ -1,0 +1,150 @@
+"""``tvmquant tune``: measure kernels for the layers of models."""
+
+from __future__ import annotations
+
+import json
+import sys
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from tvmquant.errors import InputError
+
+if TYPE_CHECKING:
+    from tvmquant.schedules.workload import Workload
+    from tvmquant.targets.device import Device
+    from tvmquant.tuning import TuneReport
+
+
+@click.command()
+@click.argument("model", metavar="MODEL|DIR", type=click.Path(path_type=Path))
+@click.option("--trials", required=True, type=click.IntRange(1), help="For each distinct layer.")
+@click.option(
+    "--database", required=True, type=click.Path(path_type=Path), help="File to append to."
+)
+@click.option("--bits", multiple=True, help="8 (default), 4, 2, 1 or a name as w4a8; repeatable.")
+@click.option("--recipe", type=click.Path(path_type=Path), help="Recipe as JSON, not with --bits.")
+@click.option("--calibration", type=click.Path(path_type=Path), help=".npz, as for compile.")
+@click.option(
+    "--input-shape", "shapes", multiple=True, metavar="NAME=1,3,224,224", help="Repeatable."
+)
+@click.option("--threads", default=1, show_default=True, type=click.IntRange(1))
+@click.option("--workers", type=click.IntRange(1), help="Processes that build candidates.")
+@click.option(
+    "--cost-model",
+    default="auto",
+    show_default=True,
+    type=click.Choice(["auto", "xgb", "analytic"]),
+    help="auto takes XGBoost where it is installed.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def tune(
+    model: Path,
+    trials: int,
+    database: Path,
+    bits: tuple[str, ...],
+    recipe: Path | None,
+    calibration: Path | None,
+    shapes: tuple[str, ...],
+    threads: int,
+    workers: int | None,
+    cost_model: str,
+    as_json: bool,
+) -> None:
+    """Measure kernels on this machine for the layers of MODEL (ONNX), a folder of ONNX models, or
+    a compiled model in DIR.
+
+    What the file holds already is not measured again; Ctrl-C keeps what is measured. Compile with
+    --database FILE to use it.
+    """  # noqa: D205
+    from tvmquant.cli import parse_shape
+    from tvmquant.cli.display import output_console, progress_bars, tuning_table
+    from tvmquant.cli.files import check_output
+    from tvmquant.targets import get_device
+    from tvmquant.tuning import Database, Trials, tune_workloads
+    from tvmquant.tuning.cost_model import make_cost_model
+
+    if bits and recipe is not None:
+        raise InputError(f"--bits {bits[0]} and --recipe {recipe}: give one")
+    check_output(database)
+    kept = Database(database)
+    make_cost_model(cost_model)
+    known = len(kept)
+    device = get_device("host")
+    plan = Trials(trials, kept, cost_model, threads, workers)
+    try:
+        with progress_bars() as progress:
+            options: dict[str, Any] = {
+                "calibration": calibration,
+                "input_shapes": dict(parse_shape(text) for text in shapes) or None,
+                "progress": progress,
+            }
+            workloads = _workloads(model, device, bits or ("8",), recipe, options)
+            report = tune_workloads(workloads, device, plan, progress=progress)
+    except KeyboardInterrupt:
+        click.echo(
+            f"interrupted: {len(kept) - known} measurements were added to {database}; the same "
+            "command goes on from there",
+            err=True,
+        )
+        sys.exit(130)
+    if as_json:
+        click.echo(json.dumps(_to_dict(report, database), indent=2))
+        return
+    output_console().print(tuning_table(report))
+    click.echo(f"{database}: {report}")
+
+
+def _workloads(
+    model: Path,
+    device: Device,
+    bits: tuple[str, ...],
+    recipe: Path | None,
+    options: dict[str, Any],
+) -> list[Workload]:
+    from tvmquant.compiler import SyntheticCalibrationWarning, quantize
+    from tvmquant.passes.pipeline import to_integers
+    from tvmquant.recipe import Recipe
+    from tvmquant.runtime.bundle import MANIFEST, read_manifest
+    from tvmquant.tuning.model import workloads_of, workloads_of_manifest
+
+    if (model / MANIFEST).is_file():
+        if recipe is not None or bits != ("8",):
+            raise InputError(f"{model} is compiled: its bits are fixed, leave out --bits/--recipe")
+        return workloads_of_manifest(read_manifest(model), model)
+    models = sorted(model.glob("*.onnx")) if model.is_dir() else [model]
+    if not models:
+        raise InputError(f"{model} holds neither a compiled model nor ONNX files")
+    recipes = [Recipe.load(recipe)] if recipe is not None else [Recipe.for_bits(b) for b in bits]
+    found = []
+    for path in models:
+        for chosen in recipes:
+            with warnings.catch_warnings():
+                # Ranges do not matter for speed.
+                warnings.simplefilter("ignore", SyntheticCalibrationWarning)
+                quantized = quantize(path, recipe=chosen, **options)
+            found += workloads_of(to_integers(quantized.mod, quantized.recipe), device)
+    return found
+
+
+def _to_dict(report: TuneReport, database: Path) -> dict[str, Any]:
+    from tvmquant.tuning.record import workload_to_dict
+
+    layers = [
+        {
+            "workload": workload_to_dict(layer.workload),
+            "default_us": None if layer.default is None else layer.default * 1e6,
+            "best_us": None if layer.best is None else layer.best * 1e6,
+            "rule": layer.rule,
+        }
+        for layer in report.layers
+    ]
+    return {
+        "database": str(database),
+        "measured": report.measured,
+        "failed": report.failed,
+        "median_ratio": report.median_ratio,
+        "layers": layers,
+    }

@@ -1,0 +1,112 @@
+"""Make the databases that ship: ``python -m tvmquant.tuning.ship``, on an otherwise idle machine.
+
+Tunes the common layers into a work file (which an interrupted run goes on from) and writes the
+best and the default choice of each into ``tvmquant/assets/tuned/<instruction set>.jsonl``.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
+
+import click
+
+from tvmquant.cli.display import progress_bars
+from tvmquant.errors import InputError
+from tvmquant.schedules.workload import Workload
+from tvmquant.targets.device import Device, get_device
+from tvmquant.tuning.active import shipped_path
+from tvmquant.tuning.candidates import candidates
+from tvmquant.tuning.common_layers import NETWORKS, PRECISIONS, common_layers
+from tvmquant.tuning.database import Database
+from tvmquant.tuning.model import tune_workloads
+from tvmquant.tuning.record import Record, instruction_set
+from tvmquant.tuning.trials import Trials
+
+_AVX512 = ("avx512vnni", "avx512vpopcntdq", "avx512vbmi", "avx512vl", "avx512bw", "avx512f")
+
+
+def device_with(isa: str) -> Device:
+    """The machine this runs on, using nothing better than ``isa``.
+
+    Raises
+    ------
+    InputError
+        If it cannot do even that.
+    """
+    host = get_device("host")
+    lesser = {"avx_vnni": _AVX512, "avx2": (*_AVX512, "avxvnni")}
+    there = [name for name in lesser.get(isa, ()) if name in host.features]
+    device = host.without(*there) if there else host
+    if isa == "host" or instruction_set(device) == isa:
+        return device
+    raise InputError(f"this machine cannot tune for {isa}, it is {instruction_set(host)}")
+
+
+def proof_matters(isa: str) -> bool:
+    """Whether kernels of the instruction set depend on ``Workload.no_saturation``."""
+    return isa in ("avx2", "sse")
+
+
+def variants(workloads: Iterable[Workload], isa: str) -> list[Workload]:
+    """The workloads, and those whose weights prove more where that changes the kernel."""
+    found = list(workloads)
+    if proof_matters(isa):
+        found += [
+            replace(w, no_saturation=True)
+            for w in found
+            if w.w_bits == 8 and not w.op.startswith("depthwise")
+        ]
+    return found
+
+
+def essence(database: Database, workloads: Iterable[Workload], device: Device) -> list[Record]:
+    """Of each workload the best record and that of the default."""
+    kept = []
+    for workload in workloads:
+        default = candidates(workload, device)[0].key
+        records = [r for r in database.measured(workload, device) if r.seconds is not None]
+        records.sort(key=lambda record: record.seconds)
+        own = [record for record in records if record.key == default][:1]
+        if own:
+            kept += [records[0], *(record for record in own if record is not records[0])]
+    return [replace(record, seconds=float(f"{record.seconds:.4g}")) for record in kept]
+
+
+@click.command()
+@click.option("--isa", default="host", show_default=True, help="Or avx2, avx_vnni.")
+@click.option("--trials", default=6, show_default=True, type=click.IntRange(2))
+@click.option("--network", "networks", multiple=True, type=click.Choice(list(NETWORKS)))
+@click.option("--precision", "precisions", multiple=True, type=click.Choice(PRECISIONS))
+@click.option(
+    "--work", required=True, type=click.Path(path_type=Path), help="All measurements; kept."
+)
+@click.option("--output", type=click.Path(path_type=Path), help="Instead of the package's file.")
+def main(
+    isa: str,
+    trials: int,
+    networks: tuple[str, ...],
+    precisions: tuple[str, ...],
+    work: Path,
+    output: Path | None,
+) -> None:
+    """Tune the common layers and write the database that ships."""
+    device = device_with(isa)
+    isa = instruction_set(device)
+    chosen = common_layers(networks or tuple(NETWORKS), precisions or PRECISIONS)
+    workloads = variants(chosen, isa)
+    database = Database(work)
+    with progress_bars() as progress:
+        report = tune_workloads(workloads, device, Trials(trials), database, progress)
+    path = output or shipped_path(isa)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    records = essence(database, workloads, device)
+    path.write_text("".join(f"{record.to_json()}\n" for record in records), encoding="utf-8")
+    click.echo(f"{path}: {len(records)} records; {report}")
+
+
+if __name__ == "__main__":
+    warnings.simplefilter("default")
+    main()
