@@ -70,7 +70,7 @@ def load_case(
     notes = list(notes)
     if data is not None:
         samples = read_samples(data, infos)
-        notes.append(f"calibrated and compared on {len(samples)} recorded input(s)")
+        notes.append(f"calibrated on {len(samples)} recorded input(s)")
     else:
         samples = noise(infos)
         notes.append("inputs are noise: latency only, accuracy says nothing")

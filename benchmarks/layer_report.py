@@ -54,14 +54,27 @@ def lines(report: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
 
 
 def layer_table(report: dict[str, Any]) -> Table:
-    """A rich table."""
-    headers, rows = lines(report)
-    table = Table(title="GOP/s (part of the int8, for fp32 the FMA, peak)")
-    for index, header in enumerate(headers):
-        table.add_column(header, justify="right" if index else "left", no_wrap=not index)
-    for row in rows:
-        table.add_row(*row)
+    """A rich table that fits a terminal: tvmquant and the best int8 peer."""
+    ours = [n for n in row_names(report) if _is_ours(n)]
+    table = Table(title="GOP/s (part of the int8 peak)")
+    table.add_column("layer", no_wrap=True)
+    for header in (*ours, "best int8 peer", "×"):
+        table.add_column(header, justify="right")
+    _, full = lines(report)
+    for layer, line in zip(report["layers"], full):
+        rows = {row["name"]: row for row in layer["rows"]}
+        best = min(
+            (row for row in layer["rows"] if row["name"] in INT8_PEERS and "us" in row),
+            key=lambda row: row["us"],
+            default=None,
+        )
+        peers = "–" if best is None else f"{best['gops']:.0f} {best['name']}"
+        table.add_row(layer["name"], *(cell(report, rows.get(n)) for n in ours), peers, line[-1])
     return table
+
+
+def _is_ours(name: str) -> bool:
+    return not name.startswith(("onnxruntime", "openvino"))
 
 
 def to_markdown(report: dict[str, Any]) -> str:
@@ -104,10 +117,10 @@ def plot_layers(report: dict[str, Any], path: Path) -> None:
     from matplotlib import pyplot
 
     layers = report["layers"][::-1]
-    figure, axis = pyplot.subplots(figsize=(9, 1.2 + 0.28 * len(layers)))
+    figure, axis = pyplot.subplots(figsize=(9, 2 + 0.28 * len(layers)), layout="constrained")
     blues = pyplot.get_cmap("Blues")
     names = [n for n in row_names(report) if not n.endswith("fp32")]
-    ours = [n for n in names if not n.startswith(("onnxruntime", "openvino"))]
+    ours = [n for n in names if _is_ours(n)]
     for name in names:
         mine = name in ours
         dots = [
@@ -129,8 +142,7 @@ def plot_layers(report: dict[str, Any], path: Path) -> None:
     axis.set_xlabel(f"GOP/s, {report['settings']['threads']} thread(s)", fontsize=8)
     axis.set_xlim(left=0)
     axis.grid(axis="y", lw=0.3)
-    axis.legend(fontsize=7, loc="lower right")
+    figure.legend(fontsize=7, loc="outside lower center", ncols=4, frameon=False)
     axis.set_title(report["machine"]["cpu"], fontsize=10)
-    figure.tight_layout()
     figure.savefig(path, dpi=110)
     pyplot.close(figure)

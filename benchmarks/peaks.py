@@ -7,18 +7,21 @@ loop-invariant, into accumulators that stay in registers, as the inside of a ker
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 
-# Accumulators are ROWS x COLUMNS vectors; with the operands they fit 16 registers.
-ROWS, COLUMNS = 3, 3
-TURNS = 50_000
-TRIES = 40
+# Rows and columns of accumulators: enough to hide the latency, few enough for the registers.
+# What a processor likes best is tried out.
+TILES = ((3, 3), (3, 4), (4, 4), (4, 6))
+TURNS = 300_000
+TRIES = 12
 # Operand vectors cycle through this many places.
 PLACES = 8
-OPERANDS = PLACES + max(ROWS, COLUMNS)
+OPERANDS = PLACES + max(map(max, TILES))
 
 
 @dataclass(frozen=True)
@@ -75,15 +78,15 @@ def _dot(instruction: Instruction, acc: Any, x: Any, w: Any) -> Any:
     return tirx.call_llvm_pure_intrin(f"float32x{lanes}", "llvm.fma", x, w, acc)
 
 
-def _loop(instruction: Instruction) -> Any:
-    """PrimFunc ``(x, w, out)``: ``TURNS`` turns of ``ROWS * COLUMNS`` vector operations."""
+def _loop(instruction: Instruction, rows: int, columns: int) -> Any:
+    """PrimFunc ``(x, w, out)``: ``TURNS`` turns of ``rows * columns`` vector operations."""
     from tvm.script.ir_builder import IRBuilder
     from tvm.tirx.script import builder as T
 
     from tvmquant.schedules.linear.tir import Register, i64, load, store
 
-    sizes = _sizes(instruction)
-    lanes = [size // count for size, count in zip(sizes, (OPERANDS, OPERANDS, ROWS * COLUMNS))]
+    sizes = _sizes(instruction, rows * columns)
+    lanes = [size // count for size, count in zip(sizes, (OPERANDS, OPERANDS, rows * columns))]
     with IRBuilder() as builder, T.prim_func(s_tir=True):
         T.func_name("peak")
         x, w, out = (
@@ -91,25 +94,25 @@ def _loop(instruction: Instruction) -> Any:
             for name, size, dtype in zip(("x", "w", "out"), sizes, instruction.dtypes)
         )
         T.func_attr({"global_symbol": "peak", "tirx.noalias": True})
-        sums = [Register(instruction.dtypes[2], lanes[2]) for _ in range(ROWS * COLUMNS)]
+        sums = [Register(instruction.dtypes[2], lanes[2]) for _ in range(rows * columns)]
         for index, register in enumerate(sums):
             register.set(load(out, i64(index * lanes[2]), lanes[2]))
         with T.serial(i64(0), i64(TURNS)) as turn:
             place = turn % i64(PLACES)
-            for i in range(ROWS):
-                for j in range(COLUMNS):
+            for i in range(rows):
+                for j in range(columns):
                     xs = load(x, (place + i64(i)) * i64(lanes[0]), lanes[0])
                     ws = load(w, (place + i64(j)) * i64(lanes[1]), lanes[1])
-                    register = sums[i * COLUMNS + j]
+                    register = sums[i * columns + j]
                     register.set(_dot(instruction, register.get(), xs, ws))
         for index, register in enumerate(sums):
             store(out, register.get(), i64(index * lanes[2]), lanes[2])
     return builder.get()
 
 
-def _sizes(instruction: Instruction) -> list[int]:
-    """Elements of the two operands and of the result."""
-    vectors = (OPERANDS, OPERANDS, ROWS * COLUMNS)
+def _sizes(instruction: Instruction, count: int) -> list[int]:
+    """Elements of the two operands and of ``count`` accumulators."""
+    vectors = (OPERANDS, OPERANDS, count)
     return [
         count * instruction.bits // 8 // np.dtype(dtype).itemsize
         for count, dtype in zip(vectors, instruction.dtypes)
@@ -118,21 +121,42 @@ def _sizes(instruction: Instruction) -> list[int]:
 
 def measure_peaks(device: Any = None) -> dict[str, float]:
     """GOP/s of one thread for each instruction of the processor, the best of many tries."""
-    import tvm
-
     from tvmquant.targets import get_device
 
     device = device or get_device("host")
-    peaks = {}
-    for instruction in INSTRUCTIONS:
-        if instruction.feature not in device.features:
-            continue
-        module = tvm.compile(tvm.IRModule({"peak": _loop(instruction)}), target=device.target)
-        arrays = [np.ones(n, d) for n, d in zip(_sizes(instruction), instruction.dtypes)]
-        tensors = [tvm.runtime.tensor(array) for array in arrays]
-        best = min(_seconds(lambda: module["peak"](*tensors)) for _ in range(TRIES))  # noqa: B023
-        peaks[instruction.name] = 2e-9 * TURNS * ROWS * COLUMNS * instruction.macs / best
-    return peaks
+    return {
+        instruction.name: max(_gops(instruction, tile, device) for tile in TILES)
+        for instruction in INSTRUCTIONS
+        if instruction.feature in device.features
+    }
+
+
+def _gops(instruction: Instruction, tile: tuple[int, int], device: Any) -> float:
+    run, _ = _compiled(instruction, tile, device)
+    best = min(_seconds(run) for _ in range(TRIES))
+    return 2e-9 * TURNS * tile[0] * tile[1] * instruction.macs / best
+
+
+def run_loop(instruction: Instruction, tile: tuple[int, int]) -> np.ndarray:
+    """All accumulators after one loop over ones; on the host."""
+    from tvmquant.targets import get_device
+
+    run, out = _compiled(instruction, tile, get_device("host"))
+    run()
+    return out.numpy()
+
+
+def _compiled(
+    instruction: Instruction, tile: tuple[int, int], device: Any
+) -> tuple[Callable[[], Any], Any]:
+    import tvm
+
+    count = tile[0] * tile[1]
+    module = tvm.compile(tvm.IRModule({"peak": _loop(instruction, *tile)}), target=device.target)
+    x, w, _ = (np.ones(n, d) for n, d in zip(_sizes(instruction, count), instruction.dtypes))
+    out = np.zeros(_sizes(instruction, count)[2], instruction.dtypes[2])
+    tensors = [tvm.runtime.tensor(array) for array in (x, w, out)]
+    return partial(module["peak"], *tensors), tensors[2]
 
 
 def _seconds(run: Any) -> float:

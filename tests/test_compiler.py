@@ -181,6 +181,24 @@ def test_rules_change_one_layer(plain, tmp_path):
     built.assert_exact(plain[1])
 
 
+def test_rules_reach_every_kind_of_layer():
+    """Layers keep the names of their ONNX nodes through every rewriting."""
+    net = Net()
+    y = net.conv(net.input(1, 4, 12), 4, 4, (3,), name="net/conv1d")
+    spread = np.ones(4, np.float32)
+    y = net.op("BatchNormalization", y, *(net.weight(4) for _ in range(3)), spread)
+    weight = net.weight(4, 4, 2)
+    y = net.op("ConvTranspose", y, weight, net.weight(4), strides=[2], name="net/up")
+    y = net.dense(net.op("Relu", y), 24, 6, name="net/matmul")
+    y = net.op("Flatten", y)
+    y = net.op("Gemm", y, net.weight(5, 24), net.weight(5), transB=1, name="net/gemm")
+    names = ["net/conv1d", "net/up", "net/matmul", "net/gemm"]
+    rules = tuple(LayerRule(n, weight_bits=b) for n, b in zip(names, (4, 2, 1, 4)))
+    built = build(net.model(y), net.data(2), recipe=Recipe(layers=rules))
+    assert layer_bits(built) == dict(zip(names, [(4, 8), (2, 8), (1, 8), (4, 8)]))
+    built.assert_exact(net.data(2))
+
+
 def test_one_layer_in_float(plain):
     model, data = plain
     built = build(model, data, recipe=Recipe(layers=(LayerRule("middle", quantize=False),)))

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import numpy as np
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, Phase, given, note, settings
 from hypothesis import strategies as st
-from networks import Net, build
+from networks import Net, build, operators
 
 from tvmquant.recipe import LayerRule, Recipe
 
 BITS = st.sampled_from([8, 4, 2, 1])
 FLAVOURS = st.sampled_from(["float", "fixed_point", "power_of_two"])
+# Left in float before an output, LLVM may fuse a product with a sum and so round once less.
+FUSED = {"multiply", "add", "subtract"}
 # Activations whose float form is exact, in case one stays float before an output.
 ACTIVATIONS = {"Relu": {}, "LeakyRelu": {"alpha": 0.125}, "Abs": {}, "Neg": {}}
 
@@ -22,8 +24,10 @@ class _Builder:
         self.draw = draw
         self.net = Net(draw(st.integers(0, 3)))
         shape = (draw(st.integers(1, 2)), draw(st.sampled_from([2, 3, 4])), 6, 7)
-        self.tensors = [(self.net.input(*shape), shape)]
         self.layers = []
+        x = self.net.input(*shape)
+        # A layer first: what reads the input itself would compute in float.
+        self.tensors = [(self._conv(x, shape[1], 4, 3), (shape[0], 4, *shape[2:]))]
 
     def pick(self, where=lambda shape: True):
         return self.draw(st.sampled_from([t for t in self.tensors if where(t[1])]))
@@ -52,7 +56,6 @@ class _Builder:
         x, shape = self.pick()
         scale, shift, mean = (self.net.weight(shape[1]) for _ in range(3))
         var = np.abs(self.net.rng.standard_normal(shape[1]).astype(np.float32)) + 0.5
-        # Its input is a layer's own output: an affine map left in float may be contracted.
         y = self._conv(x, shape[1], shape[1], 1)
         self.made(self.net.op("BatchNormalization", y, scale, shift, mean, var), shape)
 
@@ -126,7 +129,7 @@ def networks(draw):
         builder.step()
     x, shape = builder.tensors[-1]
     builder.made(builder._conv(x, shape[1], 4, 3), (shape[0], 4, *shape[2:]))
-    names = [name for name, _ in builder.tensors[1:]]
+    names = [name for name, _ in builder.tensors]
     extra = draw(st.lists(st.sampled_from(names), max_size=2, unique=True))
     rules = tuple(
         LayerRule(name, draw(BITS), draw(BITS))
@@ -135,10 +138,23 @@ def networks(draw):
     return builder.net, [*extra, names[-1]], rules
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(
+    max_examples=40,
+    deadline=None,
+    suppress_health_check=list(HealthCheck),
+    # Every step of shrinking compiles a network.
+    phases=[Phase.explicit, Phase.reuse, Phase.generate],
+)
 @given(networks(), BITS, FLAVOURS, st.sampled_from([None, 8]))
 def test_compiled_equals_interpreter(made, bits, flavour, first_last):
     net, outputs, rules = made
     model, data = net.model(*dict.fromkeys(outputs)), net.data(2)
     recipe = Recipe.for_bits(bits, requantize=flavour, first_last_bits=first_last, layers=rules)
-    build(model, data, recipe=recipe).assert_exact(data)
+    built = build(model, data, recipe=recipe)
+    note(f"{[node.op_type for node in model.graph.node]} as {operators(built.integers)}")
+    if FUSED & set(operators(built.integers)):
+        for feeds in data:
+            for got, want in zip(built.run(feeds), built.interpret(feeds), strict=True):
+                np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-5 * np.abs(want).max())
+    else:
+        built.assert_exact(data)

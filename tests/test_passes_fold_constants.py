@@ -53,6 +53,18 @@ def test_biases_become_float():
     check(body, ["add"])
 
 
+def test_the_numbers_of_a_batch_norm_become_float():
+    def body(emit, x):
+        image = emit(op.reshape(x, [1, 6, 2, 1]))
+        params = [emit(waist.dequantize(integers(6), SCALE, ZERO, bits=8)) for _ in range(4)]
+        params[3] = const(np.ones(6, np.float32))
+        y = emit(op.nn.batch_norm(image, *params, axis=1, training=False))
+        return relax.TupleGetItem(y, 0)
+
+    mod = build_module([X], body)
+    assert operators(fold_constants(mod)) == ["reshape", "nn.batch_norm"]
+
+
 def test_integers_that_a_layer_reads_as_well_stay():
     def body(emit, x):
         w = emit(waist.dequantize(integers(6, 6), SCALE, ZERO, bits=8))

@@ -106,6 +106,18 @@ def test_inputs_are_moved_first():
     assert operators(hoist_elementwise(mod)) == ["permute_dims", "nn.relu"]
 
 
+def test_channels_are_known_behind_quantize_nodes():
+    scale, zero = const(np.float32(0.05)), const(np.uint8(128))
+
+    def body(emit, y):
+        attrs = {"bits": 8, "qmin": 0, "qmax": 255, "dtype": "uint8"}
+        q = emit(waist.quantize(y, scale, zero, **attrs))
+        real = emit(waist.dequantize(q, scale, zero, bits=8))
+        return op.multiply(emit(op.permute_dims(real, [0, 2, 1])), column(8, 1))
+
+    check(body, ["tvmquant.quantize", "tvmquant.dequantize", "multiply", "permute_dims"])
+
+
 def test_quantize_and_dequantize():
     scale, zero = const(np.float32(0.1)), const(np.uint8(128))
 

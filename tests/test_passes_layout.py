@@ -57,8 +57,10 @@ STEPS = {
         "AveragePool", x, kernel_shape=[2, 3], strides=[1, 2], pads=[0, 1, 1, 0], ceil_mode=1
     ),
     "resize": lambda net, x: net.op("Resize", x, "", np.array([1, 1, 2, 3], F), mode="nearest"),
-    "resize linear": lambda net, x: net.op("Resize", x, "", np.array([1, 1, 3, 2], F), mode="linear"),
-}  # fmt: skip
+    "resize linear": lambda net, x: net.op(
+        "Resize", x, "", np.array([1, 1, 3, 2], F), mode="linear"
+    ),
+}
 # After the last convolution: what leaves four dimensions.
 ENDS = {
     "flatten": lambda net, x: net.op("Flatten", x),
@@ -114,6 +116,16 @@ def test_a_tensor_read_in_both_orders():
         return net.op("Add", net.op("Reshape", flat, i64(2, 4, 5, 7)), net.conv(y, 4, 4))
 
     converted(make)
+
+
+def test_pooling_of_a_swapped_map_is_channels_last():
+    def make(net, x):
+        y = net.op("Transpose", x, perm=[0, 1, 3, 2])
+        y = net.op("MaxPool", y, kernel_shape=[3, 2])
+        return net.op("AveragePool", y, kernel_shape=[1, 2])
+
+    pools = [v for _, v in Graph(converted(make)).bindings if "pool" in (name_of(v) or "")]
+    assert [str(value.attrs["layout"]) for value in pools] == ["NHWC", "NHWC"]
 
 
 def test_nothing_happens_without_convolutions():

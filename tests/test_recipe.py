@@ -24,7 +24,7 @@ MAYBE_BITS = st.none() | st.sampled_from(BITS)
 SPECS = st.builds(
     QuantSpec, st.sampled_from(BITS), st.booleans(), estimator=st.sampled_from(ESTIMATORS)
 )
-RULES = st.builds(LayerRule, st.text(max_size=5), MAYBE_BITS, MAYBE_BITS, st.booleans())  # fmt: skip
+RULES = st.builds(LayerRule, st.text(max_size=5), MAYBE_BITS, MAYBE_BITS, st.booleans())
 
 
 @given(
@@ -76,7 +76,7 @@ def test_names_of_precisions(bits, pair):
 
 @pytest.mark.parametrize("bits", [3, 16, 0, -8, "w8", "a8", "w4a3", "w4a8x", "", None, 8.0, "int8"])
 def test_unknown_precisions(bits):
-    with pytest.raises(TargetError, match="unknown precision .*use 8, 4, 2, 1 or a name"):
+    with pytest.raises(TargetError, match=r"unknown precision .*use 8, 4, 2, 1 or a name"):
         parse_bits(bits)
 
 
@@ -108,9 +108,10 @@ def test_bits_of_a_layer():
 
 
 def test_first_and_last_never_get_fewer_bits():
-    assert Recipe.for_bits(8, first_last_bits=4).bits_for("x", first_or_last=True).weight_bits == 8
-    assert Recipe.for_bits(2, first_last_bits=4).bits_for("x", first_or_last=True).weight_bits == 4
-    assert Recipe.for_bits(2, first_last_bits=None).bits_for("x", first_or_last=True) == LayerBits(2, 2)  # fmt: skip
+    for bits, first_last, expected in ((8, 4, 8), (2, 4, 4), (2, None, 2)):
+        recipe = Recipe.for_bits(bits, first_last_bits=first_last)
+        found = recipe.bits_for("x", first_or_last=True)
+        assert found == LayerBits(expected, expected)
 
 
 @pytest.mark.parametrize(

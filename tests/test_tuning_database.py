@@ -69,6 +69,20 @@ def test_what_the_weights_prove_makes_no_difference_with_vnni():
         assert database.measured(proven, device) == []
 
 
+def test_weights_that_prove_something_else_are_the_next_best():
+    strict, loose = (replace(CONV, max_abs_sum=bound) for bound in (1024, 4096))
+    database = Database()
+    for workload, rows in ((CONV, 1), (loose, 2), (strict, 3)):
+        database.add(record(workload=workload, config={"rows": rows}))
+    for bound, rows in ((1024, 3), (2048, 2), (4096, 2), (8192, 1), (512, 3), (None, 1)):
+        wanted = replace(CONV, max_abs_sum=bound)
+        assert configs(database.ranked(wanted, HOST)) == [{"rows": rows}]
+    only = Database()
+    only.add(record(workload=strict, config={"rows": 3}))
+    assert configs(only.ranked(loose, HOST)) == [{"rows": 3}]
+    assert only.ranked(replace(loose, w_bits=4), HOST) == []
+
+
 def test_damaged_lines_are_skipped_with_a_warning(tmp_path):
     path = tmp_path / "a.jsonl"
     good = record().to_json()

@@ -115,7 +115,9 @@ def test_compile_looks_every_layer_up(quantized):
 
     tvmquant.compile(quantized, database=Spy())
     wanted = workloads_of(to_integers(quantized.mod, quantized.recipe), HOST)
-    assert sorted(map(str, Spy.asked)) == sorted(map(str, wanted))
+    light = [w for w in Spy.asked if w.op.startswith("function:")]
+    heavy = [w for w in Spy.asked if w not in light]
+    assert sorted(map(str, heavy)) == sorted(map(str, wanted)) and light
 
 
 @pytest.mark.parametrize(

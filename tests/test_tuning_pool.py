@@ -20,7 +20,7 @@ def pool(monkeypatch):
 
 
 def jobs(workload, folder, count):
-    path = str(folder / f"{workload.op}.npy")
+    path = str(folder / f"{workload.op}.npz")
     return [Job(workload, HOST, c.rule, c.config, path) for c in candidates(workload, HOST)[:count]]
 
 
@@ -38,7 +38,7 @@ def test_candidates_are_built_checked_and_timed(pool, tmp_path):
 def test_bad_candidates_do_not_take_the_others_along(pool, tmp_path):
     ((first, error),) = pool.build(jobs(MATMUL, tmp_path, 1))
     assert not error
-    path = str(tmp_path / "matmul.npy")
+    path = str(tmp_path / "matmul.npz")
     pool.limit = 4
     bad = [Job(MATMUL, HOST, name_of(rule), {}, path) for rule in (crash, wrong, hang, fail)]
     with registered(crash, wrong, hang, fail):

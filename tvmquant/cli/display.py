@@ -93,6 +93,8 @@ def tuning_table(report: TuneReport) -> Table:
 def _layer_text(layer: LayerTuning) -> tuple[str, str]:
     w = layer.workload
     shapes = " * ".join("×".join(map(str, shape)) for shape in (w.x_shape, w.w_shape))
+    if w.op.startswith("function:"):
+        return f"{w.op} {shapes}", "-"
     stride = f" /{w.strides[0]}" if w.strides and max(w.strides) > 1 else ""
     return f"{w.op} {shapes}{stride}", "float" if w.w_bits > 8 else f"w{w.w_bits}a{w.x_bits}"
 

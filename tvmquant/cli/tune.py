@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import warnings
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -39,6 +40,13 @@ if TYPE_CHECKING:
     type=click.Choice(["auto", "xgb", "analytic"]),
     help="auto takes XGBoost where it is installed.",
 )
+@click.option(
+    "--metaschedule",
+    default=0,
+    metavar="TRIALS",
+    type=click.IntRange(0),
+    help="Tune light operators and 8-bit convolutions with MetaSchedule, too (slow).",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def tune(
     model: Path,
@@ -51,6 +59,7 @@ def tune(
     threads: int,
     workers: int | None,
     cost_model: str,
+    metaschedule: int,
     as_json: bool,
 ) -> None:
     """Measure kernels on this machine for the layers of MODEL (ONNX), a folder of ONNX models, or
@@ -63,7 +72,7 @@ def tune(
     from tvmquant.cli.display import output_console, progress_bars, tuning_table
     from tvmquant.cli.files import check_output
     from tvmquant.targets import get_device
-    from tvmquant.tuning import Database, Trials, tune_workloads
+    from tvmquant.tuning import Database, Trials, tune_traces, tune_workloads
     from tvmquant.tuning.cost_model import make_cost_model
 
     if bits and recipe is not None:
@@ -81,8 +90,12 @@ def tune(
                 "input_shapes": dict(parse_shape(text) for text in shapes) or None,
                 "progress": progress,
             }
-            workloads = _workloads(model, device, bits or ("8",), recipe, options)
-            report = tune_workloads(workloads, device, plan, progress=progress)
+            layers = _layers(model, device, bits or ("8",), recipe, bool(metaschedule), options)
+            report = tune_workloads(layers.workloads, device, plan, progress=progress)
+            if metaschedule:
+                plan = replace(plan, count=metaschedule)
+                traced = (layers.workloads, layers.functions, device, plan)
+                report = report.merged(tune_traces(*traced, progress=progress))
     except KeyboardInterrupt:
         click.echo(
             f"interrupted: {len(kept) - known} measurements were added to {database}; the same "
@@ -97,35 +110,48 @@ def tune(
     click.echo(f"{database}: {report}")
 
 
-def _workloads(
+@dataclass
+class _Layers:
+    workloads: list[Workload]
+    functions: list[Any]
+
+
+def _layers(
     model: Path,
     device: Device,
     bits: tuple[str, ...],
     recipe: Path | None,
+    light: bool,
     options: dict[str, Any],
-) -> list[Workload]:
+) -> _Layers:
     from tvmquant.compiler import SyntheticCalibrationWarning, quantize
     from tvmquant.passes.pipeline import to_integers
     from tvmquant.recipe import Recipe
     from tvmquant.runtime.bundle import MANIFEST, read_manifest
-    from tvmquant.tuning.model import workloads_of, workloads_of_manifest
+    from tvmquant.tuning.model import functions_of, workloads_of, workloads_of_manifest
 
     if (model / MANIFEST).is_file():
         if recipe is not None or bits != ("8",):
             raise InputError(f"{model} is compiled: its bits are fixed, leave out --bits/--recipe")
-        return workloads_of_manifest(read_manifest(model), model)
+        if light:
+            raise InputError(
+                f"{model} holds no light operators any more: --metaschedule needs ONNX"
+            )
+        return _Layers(workloads_of_manifest(read_manifest(model), model), [])
     models = sorted(model.glob("*.onnx")) if model.is_dir() else [model]
     if not models:
         raise InputError(f"{model} holds neither a compiled model nor ONNX files")
     recipes = [Recipe.load(recipe)] if recipe is not None else [Recipe.for_bits(b) for b in bits]
-    found = []
+    found = _Layers([], [])
     for path in models:
         for chosen in recipes:
             with warnings.catch_warnings():
                 # Ranges do not matter for speed.
                 warnings.simplefilter("ignore", SyntheticCalibrationWarning)
                 quantized = quantize(path, recipe=chosen, **options)
-            found += workloads_of(to_integers(quantized.mod, quantized.recipe), device)
+            integers = to_integers(quantized.mod, quantized.recipe)
+            found.workloads += workloads_of(integers, device)
+            found.functions += functions_of(integers, device) if light else []
     return found
 
 

@@ -19,6 +19,7 @@ from tvmquant.ops import is_op, op_name
 
 _KEEP = ("tvmquant.observe", "tvmquant.observe_weight")
 _WAIST = ("tvmquant.quantize", "tvmquant.dequantize")
+_ELEMENTWISE = {*BINARY, "divide", "nn.batch_norm", "nn.layer_norm", "nn.prelu"}
 _VIEWS = ("reshape", "expand_dims", "squeeze", "permute_dims", "broadcast_to")
 
 
@@ -43,7 +44,7 @@ def _is_elementwise_operand(graph: Graph, var: relax.Var) -> bool:
     """Whether only elementwise operators read ``var``, or views of it."""
     users = graph.users.get(var, [])
     return bool(users) and all(
-        name_of(graph.value(user)) in BINARY
+        name_of(graph.value(user)) in _ELEMENTWISE
         or (name_of(graph.value(user)) in _VIEWS and _is_elementwise_operand(graph, user))
         for user in users
     )

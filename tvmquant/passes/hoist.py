@@ -149,7 +149,7 @@ def _alike(a: relax.Call, b: relax.Call) -> bool:
 def _channel_axis(builder: Builder, x: relax.Var) -> int | None:
     """Axis of the output channels of the convolution or matmul behind elementwise operators."""
     call = builder.value(x)
-    while name_of(call) in TABULAR:
+    while name_of(call) in TABULAR or is_op(call, *_WAIST):
         x = next(iter(operands(call)))
         call = builder.value(x)
     if name_of(call) == "nn.conv2d":

@@ -1,10 +1,10 @@
 """Channels-last through the whole network.
 
-Every conv2d becomes NHWC with OHWI weights, every transposed convolution such a conv2d. The pass
-keeps, for each 4-D value, both names: the one in the original order (a ``permute_dims`` that
-dead-code elimination removes when nobody reads it) and the channels-last one, which
-layout-agnostic operators are rewritten to. So permutations remain only at the borders of what the
-pass understands.
+Every conv2d becomes NHWC with OHWI weights, every transposed convolution such a conv2d, every
+pooling NHWC. The pass keeps, for each 4-D value, both names: the one in the original order (a
+``permute_dims`` that dead-code elimination removes when nobody reads it) and the channels-last one,
+which layout-agnostic operators are rewritten to. So permutations remain only at the borders of what
+the pass understands.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ AXIS = {0: 0, 1: 3, 2: 1, 3: 2}
 
 _SAME = {*UNARY, "clip", "nn.leakyrelu", "astype"}
 _NARY = {*BINARY, "divide"}
+_POOLS = ("nn.max_pool2d", "nn.avg_pool2d")
 
 
 class _Layout:
@@ -77,6 +78,8 @@ class _Layout:
             x = self.channels_last(builder, value.args[0])
             image = conv2d_transpose(builder, x, value, var.name)
             return None if image is None else self.emit(builder, image, f"{var.name}/crop")
+        if name in _POOLS and str(value.attrs["layout"]) == "NCHW":
+            return self.emit(builder, self.pool(builder, value), var.name)
         if name == "permute_dims" and self.has(value.args[0]):
             axes = [AXIS[a] for a in _axes(value)]
             source = self.last[value.args[0]]
@@ -151,12 +154,10 @@ class _Layout:
         return relax.op.nn.prelu(self.last[call.args[0]], call.args[1], axis)
 
     def pool(self, builder: Builder, call: relax.Call) -> Any:
-        if str(call.attrs["layout"]) != "NCHW":
-            return None
         attrs = call.attrs
         function = getattr(relax.op.nn, (name_of(call) or "").removeprefix("nn."))
         return function(
-            self.last[call.args[0]],
+            self.channels_last(builder, call.args[0]),
             pool_size=ints(attrs["pool_size"]),
             strides=ints(attrs["strides"]),
             padding=ints(attrs["padding"]),
@@ -268,7 +269,6 @@ _RULES: dict[str, Callable] = {
     **dict.fromkeys(_SAME, _Layout.same),
     **dict.fromkeys(_NARY, _Layout.nary),
     **dict.fromkeys(("mean", "sum", "max", "min"), _Layout.reduce),
-    **dict.fromkeys(("nn.max_pool2d", "nn.avg_pool2d"), _Layout.pool),
     **dict.fromkeys(("tvmquant.quantize", "tvmquant.dequantize"), _Layout.per_tensor),
     "where": _Layout.where,
     "concat": _Layout.concat,

@@ -35,12 +35,21 @@ def lower(mod: tvm.IRModule, kernels: KernelTable) -> tvm.IRModule:
     kernels : KernelTable
         The one that ``pack`` used.
     """
-    mod = _Caller(kernels).run(mod)
+    mod = fuse(mod, kernels)
+    with kernels.device.target:
+        return ScheduleFunctions(kernels.device, kernels.database)(mod)
+
+
+def fuse(mod: tvm.IRModule, kernels: KernelTable) -> tvm.IRModule:
+    """As :func:`lower`, but light operators are not scheduled yet."""
+    caller = _Caller(kernels)
+    mod = caller.run(mod)
     entries = [gv.name_hint for gv, f in mod.functions.items() if isinstance(f, relax.Function)]
     transform = relax.transform
     with kernels.device.target:
         mod = tvm.transform.Sequential(
             [
+                relax.backend.DispatchSortScan(),  # sorting and cumulative sums
                 legalize_ops(),
                 transform.RewriteDataflowReshape(),
                 transform.AnnotateTIROpPattern(),
@@ -49,7 +58,8 @@ def lower(mod: tvm.IRModule, kernels: KernelTable) -> tvm.IRModule:
                 transform.DeadCodeElimination(entries),
             ]
         )(mod)
-        return ScheduleFunctions(kernels.device)(mod)
+    # Only now: RewriteDataflowReshape fails on functions like these, of one input and one output.
+    return caller.with_prepare(mod)
 
 
 class _Caller:
@@ -69,8 +79,7 @@ class _Caller:
                 self.expanded.append(self._plan(value))
         self._positions = iter(self.expanded)
         extra = [var for variables in self.expanded for var in variables]
-        lowered = rewrite(mod, self._visit, params=[*graph.params, *extra])
-        return self._with_prepare(lowered) if self.jobs else lowered
+        return rewrite(mod, self._visit, params=[*graph.params, *extra])
 
     def _plan(self, value: relax.Call) -> list[relax.Var]:
         expansion = expansion_of(self._kernel(value))
@@ -101,7 +110,10 @@ class _Caller:
         out = relax.TensorType(ints(value.attrs["out_shape"]), str(value.attrs["out_dtype"]))
         return relax.call_tir(self.functions[text], args, out)
 
-    def _with_prepare(self, mod: tvm.IRModule) -> tvm.IRModule:
+    def with_prepare(self, mod: tvm.IRModule) -> tvm.IRModule:
+        """Add the function that expands constants, if there are any to expand."""
+        if not self.jobs:
+            return mod
         bb = relax.BlockBuilder(mod)
         with bb.function(PREPARE, []):
             with bb.dataflow():

@@ -155,7 +155,7 @@ def exact_flavour(multiplier: np.ndarray, flavour: str) -> str:
 def move(
     builder: Builder, known: dict[relax.Var, Quantized], call: relax.Call, name: str
 ) -> Quantized | None:
-    """Apply a value-moving operator to integers, where all its inputs share scale and zero point."""
+    """Value-moving operator on integers, where all its inputs share scale and zero point."""
     tensors = [known.get(item) for item in moved_tensors(call)]
     if any(t is None or not _alike(t, tensors[0]) for t in tensors):
         return None

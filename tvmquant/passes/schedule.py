@@ -8,6 +8,8 @@ import tvm
 from tvm import tirx
 
 from tvmquant.schedules.default import schedule_function
+from tvmquant.schedules.space import TuningDatabase
+from tvmquant.schedules.traces import TRACE, tuned_function
 from tvmquant.targets.device import Device
 
 SCHEDULED = "tvmquant.scheduled"
@@ -25,9 +27,12 @@ class ScheduleFunctions:
     Attributes
     ----------
     device : Device
+    database : TuningDatabase, optional
+        Measured schedules, which come before the default rules.
     """
 
     device: Device
+    database: TuningDatabase | None = None
 
     def __call__(self, mod: tvm.IRModule) -> tvm.IRModule:
         """Return a new module; Relax functions are untouched."""
@@ -35,6 +40,10 @@ class ScheduleFunctions:
         for var, func in mod.functions.items():
             functions[var] = func
             if not isinstance(func, tirx.PrimFunc) or _is_marked(func):
+                continue
+            tuned = tuned_function(func, self.device, self.database)
+            if tuned is not None:
+                functions[var] = tuned.with_attr({SCHEDULED: True, RULES: [TRACE]})
                 continue
             scheduled = schedule_function(func, self.device)
             if scheduled is None:
@@ -45,6 +54,12 @@ class ScheduleFunctions:
             )
         out = tvm.IRModule(functions, attrs=mod.attrs, global_infos=mod.global_infos)
         return out.with_attr(UNSCHEDULED, left)
+
+
+def unscheduled(mod: tvm.IRModule) -> list[tirx.PrimFunc]:
+    """The functions that :class:`ScheduleFunctions` would schedule."""
+    functions = mod.functions.values()
+    return [f for f in functions if isinstance(f, tirx.PrimFunc) and not _is_marked(f)]
 
 
 def _is_marked(func: tirx.PrimFunc) -> bool:

@@ -31,7 +31,10 @@ class Tunable(Protocol):
     """
 
     def configs(self) -> list[Config]:
-        """All configurations worth trying, the kernel's own default first."""
+        """All configurations worth trying, the kernel's own default first.
+
+        Empty for a kernel that only has configurations which are found in another way.
+        """
 
     def with_config(self, config: Config) -> Kernel:
         """The same kernel at other sizes.

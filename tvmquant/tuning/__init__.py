@@ -2,7 +2,7 @@
 
 from tvmquant.tuning.active import active_database, open_database
 from tvmquant.tuning.database import Database, DatabaseWarning
-from tvmquant.tuning.model import tune_workloads, workloads_of
+from tvmquant.tuning.model import functions_of, tune_traces, tune_workloads, workloads_of
 from tvmquant.tuning.trials import LayerTuning, Trials, TuneReport
 
 __all__ = [
@@ -12,7 +12,9 @@ __all__ = [
     "Trials",
     "TuneReport",
     "active_database",
+    "functions_of",
     "open_database",
+    "tune_traces",
     "tune_workloads",
     "workloads_of",
 ]

@@ -52,6 +52,8 @@ def candidates(workload: Workload, device: Device) -> list[Candidate]:
         if kernel is None:
             continue
         configs = configs_of(kernel)
+        if not configs:  # found in another way, see tvmquant.tuning.functions
+            continue
         base = estimate_of(kernel, configs[0]) or 1.0
         for index, config in enumerate(configs):
             estimate = estimate_of(kernel, config)

@@ -10,7 +10,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 from tvmquant.recipe import parse_bits
+from tvmquant.schedules.winograd import weight_bound
 from tvmquant.schedules.workload import Workload
+from tvmquant.tuning.data import make_case
 
 PRECISIONS = ("w8a8", "w4a8", "w4a4", "w2a2", "w1a1")
 
@@ -70,12 +72,13 @@ def resnet18() -> Iterator[Workload]:
     yield conv(224, 3, 64, 7, 2)
     size, channels = 56, 64
     for outputs in (64, 128, 256, 512):
-        if outputs != channels:
-            yield conv(size, channels, outputs, 3, 2)
+        stride = 1 if outputs == channels else 2
+        yield conv(size, channels, outputs, 3, stride)
+        if stride == 2:
             yield conv(size, channels, outputs, 1, 2)
-            size //= 2
-        yield conv(size, outputs, outputs, 3)
-        channels = outputs
+        size, channels = size // stride, outputs
+        for _ in range(3):
+            yield conv(size, channels, channels, 3)
     yield dense(512)
 
 
@@ -83,14 +86,16 @@ def resnet50() -> Iterator[Workload]:
     """ResNet-50."""
     yield conv(224, 3, 64, 7, 2)
     size, channels = 56, 64
-    for width, stride in ((64, 1), (128, 2), (256, 2), (512, 2)):
+    for width, stride, blocks in ((64, 1, 3), (128, 2, 4), (256, 2, 6), (512, 2, 3)):
         yield conv(size, channels, width, 1)
         yield conv(size, width, width, 3, stride)
         yield conv(size, channels, 4 * width, 1, stride)
         size, channels = size // stride, 4 * width
         yield conv(size, width, channels, 1)
-        yield conv(size, channels, width, 1)
-        yield conv(size, width, width, 3)
+        for _ in range(blocks - 1):
+            yield conv(size, channels, width, 1)
+            yield conv(size, width, width, 3)
+            yield conv(size, width, channels, 1)
     yield dense(2048)
 
 
@@ -148,5 +153,12 @@ def common_layers(
         for precision in precisions:
             w_bits, x_bits = parse_bits(precision)
             inner = (replace(layer, w_bits=w_bits, x_bits=x_bits) for layer in middle)
-            found.update(dict.fromkeys((first, *inner, last)))
+            found.update(dict.fromkeys((first, *map(_with_proof, inner), last)))
     return list(found)
+
+
+def _with_proof(workload: Workload) -> Workload:
+    """What bell-shaped weights prove, noted where ``pack`` does."""
+    if workload.op != "conv2d" or workload.w_shape[1:3] != (3, 3) or workload.strides != (1, 1):
+        return workload
+    return replace(workload, max_abs_sum=weight_bound(make_case(workload).weight))

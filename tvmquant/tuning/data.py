@@ -65,5 +65,10 @@ def _weight(workload: Workload, rng: np.random.Generator) -> np.ndarray:
     low, high = -(1 << (bits - 1)), (1 << (bits - 1)) - 1
     if workload.no_saturation:
         low, high = max(low, -_SAFE), min(high, _SAFE)
-    bell = rng.standard_normal(shape, dtype=np.float32) * ((high + 0.5) / 2.5)
-    return np.clip(np.rint(bell), low, high).astype(np.int8)
+    bell = rng.standard_normal(shape, dtype=np.float32) * ((high + 0.5) / (4 if bits > 4 else 2.5))
+    weight = np.clip(np.rint(bell), low, high)
+    if workload.max_abs_sum is not None:
+        sums = np.abs(weight).reshape(shape[0], -1).sum(axis=1)
+        shrink = np.minimum(1, workload.max_abs_sum / np.maximum(sums, 1))
+        weight = np.trunc(weight * shrink.reshape(-1, *[1] * (len(shape) - 1)))
+    return weight.astype(np.int8)

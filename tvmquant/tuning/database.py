@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import warnings
 from collections import defaultdict
@@ -37,6 +38,8 @@ class Database:
     def __init__(self, path: str | os.PathLike[str] | None = None) -> None:
         self.path = None if path is None else Path(path)
         self._records: dict[Workload, list[Record]] = defaultdict(list)
+        # Workloads by what they are without what their weights prove.
+        self._alike: dict[Workload, dict[Workload, None]] = defaultdict(dict)
         if self.path is not None:
             self._read(self.path)
 
@@ -59,7 +62,7 @@ class Database:
         InputError
             If the file cannot be written.
         """
-        self._records[record.workload].append(record)
+        self._remember(record)
         if self.path is not None:
             append_line(self.path, record.to_json())
 
@@ -88,9 +91,7 @@ class Database:
 
     def _usable(self, workload: Workload, device: Device) -> list[Record]:
         wanted = Processor.of(device)
-        if "vnni" in wanted.isa and workload not in self._records:
-            # Nothing saturates there: what the weights prove makes no difference.
-            workload = replace(workload, no_saturation=not workload.no_saturation)
+        workload = self._most_alike(workload, wanted.isa)
         groups: dict[Processor, list[Record]] = defaultdict(list)
         for record in self._records.get(workload, ()):
             if record.seconds is not None and record.processor.isa == wanted.isa:
@@ -107,6 +108,32 @@ class Database:
                 if known is None or record.seconds < known.seconds:
                     fastest[record.key] = record
         return sorted(fastest.values(), key=lambda record: record.seconds)
+
+    def _remember(self, record: Record) -> None:
+        self._records[record.workload].append(record)
+        self._alike[_without_proofs(record.workload)][record.workload] = None
+
+    def _most_alike(self, workload: Workload, isa: str) -> Workload:
+        """The workload itself, or one of other weights that prove something else.
+
+        Whatever is exact for weights that prove less is exact for these as well; a choice that
+        needs a stronger proof is refused by its kernel.
+        """
+        if workload in self._records:
+            return workload
+        # With VNNI nothing saturates: that proof makes no difference.
+        found = [
+            other
+            for other in self._alike.get(_without_proofs(workload), ())
+            if "vnni" in isa or other.no_saturation == workload.no_saturation
+        ]
+        bound = _bound(workload)
+
+        def distance(other: Workload) -> tuple[bool, float]:
+            there = _bound(other)
+            return there < bound, there if there >= bound else -there
+
+        return min(found, key=distance, default=workload)
 
     def _read(self, path: Path) -> None:
         try:
@@ -126,7 +153,7 @@ class Database:
             except (ValueError, KeyError, TypeError, AttributeError) as error:
                 bad.append((number, f"{type(error).__name__}: {error}"))
                 continue
-            self._records[record.workload].append(record)
+            self._remember(record)
         if bad and not self._records:
             raise InputError(
                 f"{path} is not a tuning database (line {bad[0][0]}: {bad[0][1]}): name another "
@@ -141,6 +168,14 @@ class Database:
                 DatabaseWarning,
                 stacklevel=3,
             )
+
+
+def _without_proofs(workload: Workload) -> Workload:
+    return replace(workload, no_saturation=False, max_abs_sum=None)
+
+
+def _bound(workload: Workload) -> float:
+    return math.inf if workload.max_abs_sum is None else workload.max_abs_sum
 
 
 def append_line(path: Path, line: str) -> None:

@@ -8,12 +8,14 @@ from collections.abc import Iterable
 
 import psutil
 import tvm
+from tvm import tirx
 
 from tvmquant.errors import InputError, TargetError
 from tvmquant.graph import Graph
 from tvmquant.ops import is_op
-from tvmquant.passes.lower import workload_from_json
+from tvmquant.passes.lower import fuse, workload_from_json
 from tvmquant.passes.pack import pack
+from tvmquant.passes.schedule import unscheduled
 from tvmquant.runtime.manifest import Manifest
 from tvmquant.schedules.selection import KernelTable
 from tvmquant.schedules.workload import Workload
@@ -46,6 +48,12 @@ def workloads_of(integers: tvm.IRModule, device: Device) -> list[Workload]:
         for _, value in Graph(packed).bindings
         if is_op(value, "tvmquant.packed")
     ]
+
+
+def functions_of(integers: tvm.IRModule, device: Device) -> list[tirx.PrimFunc]:
+    """The light operators of a model in integers, fused but not scheduled."""
+    kernels = KernelTable(device)
+    return unscheduled(fuse(pack(integers, kernels), kernels))
 
 
 def workloads_of_manifest(manifest: Manifest, source: object) -> list[Workload]:
@@ -102,9 +110,38 @@ def tune_workloads(
             CostModelWarning,
             stacklevel=2,
         )
-    workers = trials.workers or max(1, min(_MAX_WORKERS, psutil.cpu_count(logical=False) or 1))
-    with Pool(workers, trials.threads) as pool:
+    with Pool(_workers(trials), trials.threads) as pool:
         return Tuner(device, trials, database, model, pool, progress).run(workloads)
+
+
+def tune_traces(
+    workloads: Iterable[Workload],
+    functions: Iterable[tirx.PrimFunc],
+    device: Device,
+    trials: Trials,
+    database: Database | None = None,
+    progress: Progress | None = None,
+) -> TuneReport:
+    """Tune with MetaSchedule the convolutions that have an intrinsic, and light operators.
+
+    Parameters as in :func:`tune_workloads`; ``trials.count`` schedules for each.
+    """
+    # MetaSchedule is loaded on demand.
+    from tvmquant.tuning.trace_tuner import TraceTuner, convolution_subject, function_subject
+
+    _check_runs_here(device)
+    make_cost_model(trials.cost_model)
+    if database is None:
+        database = database_of(trials)
+    convolutions = (convolution_subject(workload, device) for workload in workloads)
+    subjects = [subject for subject in convolutions if subject is not None]
+    subjects += [function_subject(func, device) for func in functions]
+    with Pool(_workers(trials), trials.threads) as pool:
+        return TraceTuner(device, trials, database, pool, progress).run(subjects)
+
+
+def _workers(trials: Trials) -> int:
+    return trials.workers or max(1, min(_MAX_WORKERS, psutil.cpu_count(logical=False) or 1))
 
 
 def database_of(trials: Trials) -> Database:

@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
-from tvmquant.tuning.session import Job, Session
+from tvmquant.tuning.session import Session, Task
 
 # Building one candidate takes well below a second, starting a process some.
 _LIMIT_SECONDS = 60.0
@@ -137,7 +137,7 @@ class Pool:
     def __exit__(self, *_error: Any) -> None:
         self.close()
 
-    def build(self, jobs: Sequence[Job]) -> list[tuple[int, str]]:
+    def build(self, jobs: Sequence[Task]) -> list[tuple[int, str]]:
         """``(handle, error)`` of each job; the error is empty if it was built and is right."""
         numbers = list(range(self._next, self._next + len(jobs)))
         self._next += len(jobs)
@@ -204,7 +204,7 @@ class InProcess:
         self._session = Session()
         self._next = 0
 
-    def build(self, jobs: Sequence[Job]) -> list[tuple[int, str]]:
+    def build(self, jobs: Sequence[Task]) -> list[tuple[int, str]]:
         """As :meth:`Pool.build`."""
         results = []
         for job in jobs:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import tvm
@@ -33,8 +33,48 @@ class CandidateError(Exception):
 
 
 @dataclass(frozen=True)
+class Built:
+    """Code in this process and what to call it with.
+
+    Attributes
+    ----------
+    module : tvm.runtime.Module
+    name : str
+    args : list of tvm.runtime.Tensor
+        Inputs, then outputs.
+    """
+
+    module: Any
+    name: str
+    args: list[Any]
+
+
+class Task(Protocol):
+    """What a worker can build; it is pickled on its way there."""
+
+    reference: str
+
+    @property
+    def compared(self) -> slice:
+        """Which arguments must equal the reference after a run."""
+
+    @property
+    def exact(self) -> bool:
+        """Whether float arrays must be equal bit for bit, as all others must be."""
+
+    def build(self) -> Built:
+        """Build it.
+
+        Raises
+        ------
+        CandidateError
+            If that is impossible.
+        """
+
+
+@dataclass(frozen=True)
 class Job:
-    """What to build.
+    """A kernel of a workload.
 
     Attributes
     ----------
@@ -43,7 +83,7 @@ class Job:
     rule : str
     config : mapping
     reference : str
-        ``.npy`` of the output to compare with; written if it does not exist.
+        ``.npz`` of the arguments after a run, to compare with; written if it does not exist.
     """
 
     workload: Workload
@@ -52,42 +92,50 @@ class Job:
     config: Mapping[str, Any]
     reference: str
 
+    def build(self) -> Built:
+        """As :meth:`Task.build`; all tasks of a workload in a process share their arrays."""
+        rule = resolve_rule(self.workload.op, self.rule)
+        kernel = rule(self.workload, self.device)
+        if kernel is None:
+            raise CandidateError("the rule does not cover the workload")
+        kernel = configured(kernel, self.config)
+        return _build(self.workload, kernel, self.device, _case(self.workload))
 
-@dataclass(frozen=True)
-class _Built:
-    module: Any
-    name: str
-    args: list[Any]
+    @property
+    def compared(self) -> slice:
+        """Only the output: what a kernel packs is its own affair."""
+        return slice(-1, None)
+
+    @property
+    def exact(self) -> bool:
+        """Float sums may be ordered differently."""
+        return not self.workload.op.endswith("_float")
 
 
 class Session:
     """Holds what was built until it is dropped."""
 
     def __init__(self) -> None:
-        self._built: dict[int, _Built] = {}
+        self._built: dict[int, Built] = {}
 
-    def build(self, number: int, job: Job) -> None:
+    def build(self, number: int, job: Task) -> None:
         """Build a candidate, run it once and check its output.
 
         Parameters
         ----------
         number : int
             Its handle for :meth:`time` and :meth:`drop`.
-        job : Job
+        job : Task
 
         Raises
         ------
         CandidateError
             If it cannot be built or its output differs from the reference.
         """
-        rule = resolve_rule(job.workload.op, job.rule)
-        kernel = rule(job.workload, job.device)
-        if kernel is None:
-            raise CandidateError("the rule does not cover the workload")
-        kernel = configured(kernel, job.config)
-        built = _build(job.workload, kernel, job.device, _case(job.workload))
+        built = job.build()
         built.module[built.name](*built.args)
-        _check(built.args[-1].numpy(), Path(job.reference), job.workload.op.endswith("_float"))
+        results = [arg.numpy() for arg in built.args[job.compared]]
+        _check(results, Path(job.reference), job.exact)
         self._built[number] = built
 
     def time(self, number: int, best: float = math.inf) -> float:
@@ -126,7 +174,7 @@ def _case(workload: Workload) -> Case:
     return make_case(workload)
 
 
-def _build(workload: Workload, kernel: Kernel, device: Device, case: Case) -> _Built:
+def _build(workload: Workload, kernel: Kernel, device: Device, case: Case) -> Built:
     arrays = [tvm.runtime.tensor(a) for a in kernel.pack(case.weight, case.bias, case.params)]
     functions = {"kernel": kernel.prim_func().with_attr("global_symbol", "kernel")}
     expansion = expansion_of(kernel)
@@ -140,21 +188,23 @@ def _build(workload: Workload, kernel: Kernel, device: Device, case: Case) -> _B
     if case.qinfo is not None:
         arrays.append(tvm.runtime.tensor(case.qinfo))
     out = tvm.runtime.empty(workload.out_shape, workload.out_dtype)
-    return _Built(module, "kernel", [tvm.runtime.tensor(case.x), *arrays, out])
+    return Built(module, "kernel", [tvm.runtime.tensor(case.x), *arrays, out])
 
 
-def _check(out: np.ndarray, path: Path, is_float: bool) -> None:
-    """Compare with the reference, or become it. Float sums may be ordered differently."""
+def _check(results: list[np.ndarray], path: Path, exact: bool) -> None:
+    """Compare with the reference, or become it."""
     if not path.exists():
-        part = path.with_suffix(".part.npy")
-        np.save(part, out)
+        part = path.with_suffix(".part.npz")
+        np.savez(part, *results)
         part.replace(path)
         return
-    wanted = np.load(path)
-    if is_float:
-        error = float(np.abs(out - wanted).max())
-        if not error <= _FLOAT_TOLERANCE * max(1.0, float(np.abs(wanted).max())):
-            raise CandidateError(f"wrong output: differs by up to {error:.3g}")
-    elif not np.array_equal(out, wanted):
-        count = int((out != wanted).sum())
-        raise CandidateError(f"wrong output: {count} of {out.size} values differ")
+    with np.load(path) as reference:
+        wanted = [reference[f"arr_{i}"] for i in range(len(results))]
+    for out, want in zip(results, wanted):
+        if out.dtype.kind == "f" and not exact:
+            error = float(np.abs(out - want).max())
+            if not error <= _FLOAT_TOLERANCE * max(1.0, float(np.abs(want).max())):
+                raise CandidateError(f"wrong output: differs by up to {error:.3g}")
+        elif not np.array_equal(out, want, equal_nan=out.dtype.kind == "f"):
+            count = int((out != want).sum())
+            raise CandidateError(f"wrong output: {count} of {out.size} values differ")

@@ -77,7 +77,7 @@ def essence(database: Database, workloads: Iterable[Workload], device: Device) -
 
 @click.command()
 @click.option("--isa", default="host", show_default=True, help="Or avx2, avx_vnni.")
-@click.option("--trials", default=6, show_default=True, type=click.IntRange(2))
+@click.option("--trials", default=5, show_default=True, type=click.IntRange(2))
 @click.option("--network", "networks", multiple=True, type=click.Choice(list(NETWORKS)))
 @click.option("--precision", "precisions", multiple=True, type=click.Choice(PRECISIONS))
 @click.option(

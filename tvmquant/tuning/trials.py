@@ -102,6 +102,12 @@ class TuneReport:
     measured: int
     failed: int
 
+    def merged(self, later: TuneReport) -> TuneReport:
+        """Both reports; what ``later`` says of a layer counts."""
+        layers = {layer.workload: layer for layer in (*self.layers, *later.layers)}
+        measured, failed = self.measured + later.measured, self.failed + later.failed
+        return TuneReport(tuple(layers.values()), measured, failed)
+
     @property
     def median_ratio(self) -> float:
         """Median over the layers of how many times slower the default is; 1 without any."""

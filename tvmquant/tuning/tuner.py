@@ -12,6 +12,7 @@ from typing import Protocol
 
 import numpy as np
 
+from tvmquant.schedules.traces import DEFAULT
 from tvmquant.schedules.workload import Workload
 from tvmquant.targets.device import Device
 from tvmquant.tuning.candidates import Candidate, candidates
@@ -20,7 +21,7 @@ from tvmquant.tuning.database import Database
 from tvmquant.tuning.pool import Outcome
 from tvmquant.tuning.record import Processor, Record
 from tvmquant.tuning.search import next_batch
-from tvmquant.tuning.session import Job
+from tvmquant.tuning.session import Job, Task
 from tvmquant.tuning.trials import LayerTuning, Trials, TuneReport
 
 Progress = Callable[[str, int, int], None]
@@ -39,7 +40,7 @@ class TuningWarning(UserWarning):
 class Builders(Protocol):
     """See :class:`tvmquant.tuning.pool.Pool`."""
 
-    def build(self, jobs: Sequence[Job]) -> list[tuple[int, str]]:
+    def build(self, jobs: Sequence[Task]) -> list[tuple[int, str]]:
         """Build and check."""
 
     def time(self, handle: int, best: float) -> Outcome:
@@ -105,12 +106,7 @@ class Tuner:
     def result(self, workload: Workload) -> LayerTuning:
         """What the database says about a layer."""
         default = candidates(workload, self.device)[0].key
-        times: dict[tuple[str, str], float] = {}
-        for record in self.database.measured(workload, self.device, self.trials.threads):
-            if record.seconds is not None:
-                times[record.key] = min(record.seconds, times.get(record.key, math.inf))
-        best = min(times, key=times.__getitem__, default=("", ""))
-        return LayerTuning(workload, times.get(default), times.get(best), best[0])
+        return layer_tuning(self.database, workload, self.device, self.trials, default)
 
     def _known(self, workload: Workload) -> dict[tuple[str, str], Record]:
         records = self.database.measured(workload, self.device, self.trials.threads)
@@ -138,7 +134,7 @@ class Tuner:
         end = self.measured + budget
         attempts: Counter[Candidate] = Counter()
         with tempfile.TemporaryDirectory(prefix="tvmquant-tune-") as folder:
-            reference = str(Path(folder, "reference.npy"))
+            reference = str(Path(folder, "reference.npz"))
             held = self._reference(workload, space[0], reference)
             if not held:
                 return
@@ -243,3 +239,19 @@ class Tuner:
     def _report(self, total: int) -> None:
         if self.progress and total:
             self.progress("tune", self.measured, total)
+
+
+def layer_tuning(
+    database: Database,
+    workload: Workload,
+    device: Device,
+    trials: Trials,
+    default: tuple[str, str] = (DEFAULT, "{}"),
+) -> LayerTuning:
+    """What a database says about a layer whose default has the key ``default``."""
+    times: dict[tuple[str, str], float] = {}
+    for record in database.measured(workload, device, trials.threads):
+        if record.seconds is not None:
+            times[record.key] = min(record.seconds, times.get(record.key, math.inf))
+    best = min(times, key=times.__getitem__, default=("", ""))
+    return LayerTuning(workload, times.get(default), times.get(best), best[0])

@@ -1,53 +1,162 @@
-"""The kernels in which fewer bits are faster."""
+"""The kernels in which fewer bits are faster, and the rule that chooses among them."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
 from tvm import tirx
 
+from tvmquant.schedules.bits import lookup, popcount
+from tvmquant.schedules.bits.lookup import LookupNest, LookupPlan
 from tvmquant.schedules.bits.popcount import PopcountNest, PopcountPlan
-from tvmquant.schedules.linear.emit import Nest, emit_prim_func
+from tvmquant.schedules.bits.tables import Tables
+from tvmquant.schedules.linear.emit import emit_prim_func
 from tvmquant.schedules.linear.packing import pack_outputs
+from tvmquant.schedules.registry import register_rule
+from tvmquant.schedules.space import Config, ConfigError
+from tvmquant.schedules.winograd.cost import cycles
+from tvmquant.schedules.winograd.kernel import winograd
 from tvmquant.schedules.workload import Workload
+from tvmquant.targets.device import Device
+
+# Below this many channels the direct kernel is not slower, and a word of bits is not full.
+_LEAST_CHANNELS = 32
+# Multiplications a cycle of the direct kernel at these bits.
+_DIRECT_SPEED = {"avx512_vnni": 128, "avx_vnni": 56, "avx2": 46}
+# An estimate this close to the direct kernel's is not worth the risk.
+_MARGIN = 0.97
+# Winograd's model expects too little of itself without 512-bit vectors.
+_WINOGRAD_MARGIN = 0.8
 
 
 @dataclass(frozen=True)
 class BitsKernel:
+    """Convolution or matmul of 1- and 2-bit values with its whole epilogue.
+
+    Attributes
+    ----------
+    workload : Workload
+        ``conv2d`` of one group, or ``matmul``.
+    plan : PopcountPlan or LookupPlan
+    others : tuple
+        What else the device could do, for the tuner.
+    """
+
     workload: Workload
-    plan: PopcountPlan
-    nest: type[Nest] = PopcountNest
+    plan: PopcountPlan | LookupPlan
+    others: tuple[PopcountPlan | LookupPlan, ...] = ()
 
     @property
     def name(self) -> str:
+        """Name of the kernel, unique for its workload and instructions."""
         w = self.workload
         parts = [w.op, "x".join(map(str, w.x_shape)), "x".join(map(str, w.w_shape))]
         if w.op != "matmul":
-            numbers = (*w.strides, *w.padding, *w.dilation)
-            parts.append("_".join(map(str, numbers)))
+            parts.append("_".join(map(str, (*w.strides, *w.padding, *w.dilation))))
         parts += [f"w{w.w_bits}a{w.x_bits}", w.requantize, self.plan.isa.name]
         return "_".join(parts)
 
     @property
     def label(self) -> str:
+        """Instruction and register tile, for profiles."""
         t = self.plan.tiling
         return f"{self.plan.isa.name} {t.rows}x{t.columns}x{len(t.vectors)}"
 
-    def pack(self, weight, bias, params):
+    def configs(self) -> list[Config]:
+        """The instructions worth trying, those of the model's choice first."""
+        return [{"instructions": plan.isa.name} for plan in (self.plan, *self.others)]
+
+    def with_config(self, config: Config) -> BitsKernel:
+        """The same kernel with other instructions; ``ConfigError`` if there are none such."""
+        everything = (self.plan, *self.others)
+        for plan in everything:
+            if config == {"instructions": plan.isa.name}:
+                others = tuple(other for other in everything if other is not plan)
+                return replace(self, plan=plan, others=others)
+        raise ConfigError(f"{self.name} cannot have {dict(config)}")
+
+    def pack(
+        self, weight: np.ndarray, bias: np.ndarray, params: tuple[np.ndarray, ...]
+    ) -> list[np.ndarray]:
+        """Constants of :meth:`prim_func`: weights, bias, requantize parameters, offsets.
+
+        Parameters
+        ----------
+        weight : np.ndarray
+            int8, shape ``workload.w_shape``: ±1, or two's complement of two bits.
+        bias : np.ndarray
+            int32 ``[O]``.
+        params : tuple of np.ndarray
+            Requantize parameters, each ``[O]`` or ``[1]``.
+        """
         plan = self.plan
+        outputs, lanes = plan.input.geometry.out_channels, plan.tiling.group_lanes
         arrays = [plan.pack(weight)]
-        for values in (plan.correct(bias), *params):
-            outputs = plan.input.geometry.out_channels
-            arrays.append(pack_outputs(values, outputs, 1, plan.tiling.group_lanes))
+        arrays += [pack_outputs(v, outputs, 1, lanes) for v in (plan.correct(bias), *params)]
         if plan.has_table:
             arrays.append(plan.offsets)
         return arrays
 
     @cached_property
     def _prim_func(self) -> tirx.PrimFunc:
-        return emit_prim_func(self.plan, self.name, self.nest)
+        nest = PopcountNest if isinstance(self.plan, PopcountPlan) else LookupNest
+        return emit_prim_func(self.plan, self.name, nest)
 
     def prim_func(self) -> tirx.PrimFunc:
+        """Return the PrimFunc ``(x, weights, bias, *params, [offsets], qinfo, out)``."""
         return self._prim_func
+
+
+def plans(workload: Workload, device: Device) -> Iterator[PopcountPlan | LookupPlan]:
+    """All plans for a workload that the device can execute and that are exact."""
+    x_bits, w_bits = workload.x_bits, workload.w_bits
+    if max(x_bits, w_bits) > 2 or workload.groups != 1 or workload.x_shape[-1] < _LEAST_CHANNELS:
+        return
+    features = device.features
+    if "avx2" not in features:
+        return
+    if popcount.FEATURES <= features:
+        yield popcount.make_plan(workload)
+    tables = [Tables(16, (32, 16), 16, x_bits, w_bits)]
+    if {"avx512f", "avx512bw", "avx512vl"} <= features:
+        tables = [Tables(16, (64, 32, 16), 32, x_bits, w_bits)]
+        if "avx512vbmi" in features and w_bits == 2:
+            tables.append(Tables(64, (64,), 32, x_bits, w_bits))
+    for isa in tables:
+        plan = lookup.make_plan(workload, isa)
+        if plan is not None:
+            yield plan
+
+
+def _direct_cycles(workload: Workload, device: Device) -> float:
+    out = workload.out_shape
+    pixels = int(np.prod(out)) // out[-1]
+    vector = 16 if device.isa == "avx512_vnni" else 8
+    return workload.macs / _DIRECT_SPEED[device.isa] + 3.5 * pixels * -(-out[-1] // vector)
+
+
+@register_rule("conv2d", 5)
+@register_rule("matmul", 20)
+def bits(workload: Workload, device: Device) -> BitsKernel | None:
+    """Kernel for 1- and 2-bit layers where an estimate says that it beats the direct one."""
+    found = sorted(plans(workload, device), key=lambda plan: plan.cost)
+    if not found or found[0].cost > _MARGIN * _direct_cycles(workload, device):
+        return None
+    return BitsKernel(workload, found[0], tuple(found[1:]))
+
+
+@register_rule("conv2d", 20)
+def bits_before_winograd(workload: Workload, device: Device) -> BitsKernel | None:
+    """The same kernel where it is expected to beat Winograd's, which comes between the two rules.
+
+    Two rules, because Winograd's kernel may be forbidden: it needs memory for its weights.
+    """
+    kernel = bits(workload, device)
+    rival = winograd(workload, device) if kernel else None
+    if rival is None:
+        return kernel
+    margin = 1.0 if device.isa == "avx512_vnni" else _WINOGRAD_MARGIN
+    return kernel if kernel.plan.cost < margin * cycles(rival.plan) else None

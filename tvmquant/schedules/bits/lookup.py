@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -12,6 +12,7 @@ from tvm.tirx.script import builder as T
 
 from tvmquant.schedules.bits.source import PackedInput, emit_pixels
 from tvmquant.schedules.bits.tables import Tables, byte_order, spread, widen
+from tvmquant.schedules.bits.tiling import choose
 from tvmquant.schedules.linear.emit import Nest
 from tvmquant.schedules.linear.microkernel import Microkernel
 from tvmquant.schedules.linear.plan import Plan
@@ -25,6 +26,7 @@ from tvmquant.schedules.linear.tir import (
     splat,
     store,
 )
+from tvmquant.schedules.workload import Workload
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,8 @@ class LookupPlan(Plan):
     """
 
     isa: Tables
+    input: PackedInput
+    cost: float
 
     @cached_property
     def words(self) -> int:
@@ -86,6 +90,19 @@ class LookupPlan(Plan):
         return np.concatenate(pieces)
 
 
+def make_plan(workload: Workload, isa: Tables) -> LookupPlan | None:
+    """Plan of a workload, ``None`` where 16-bit sums might overflow."""
+    units = -(-workload.x_shape[-1] // isa.group)
+    source = PackedInput.of(workload, units, 1, "uint16")
+    if isa.w_bits == 1 and source.steps % isa.steps:
+        # There is no zero among ±1 weights to fill the last word: fill the activations.
+        source = PackedInput.of(workload, units + 1, 1, "uint16")
+    if isa.top * (source.steps + isa.steps) >= 1 << 16 or isa.span == 0:
+        return None
+    cost, tiling = choose(source, isa)
+    return LookupPlan(workload, isa, source, tiling, cost * source.geometry.images)
+
+
 class LookupNest(Nest):
     """Loops of a kernel that multiplies by table."""
 
@@ -100,7 +117,8 @@ class LookupNest(Nest):
         source, isa = self.plan.input, self.plan.isa
         channels = self.plan.workload.x_shape[-1]
         pieces = list(_segments(source.channels, channels, isa.group))
-        fill = T.bind(tirx.Cast("uint16", x_zero_point))
+        most = tirx.IntImm("int32", (1 << isa.x_bits) - 1)  # never beyond the table
+        fill = T.bind(tirx.Cast("uint16", x_zero_point & most))
 
         def write(pixel: Expr, value: Callable[[int, Expr, int], Expr]) -> None:
             at = T.bind(pixel * source.channels)
@@ -109,7 +127,9 @@ class LookupNest(Nest):
                 def piece(first: Expr, width: int, planes: int = planes) -> None:
                     total = None
                     for j in range(planes):
-                        shift = splat("uint16", isa.entries.bit_length() - 1 + j * isa.x_bits, width)
+                        shift = splat(
+                            "uint16", isa.entries.bit_length() - 1 + j * isa.x_bits, width
+                        )
                         part = value(j * source.channels, first, width) << shift
                         total = part if total is None else total | part
                     store(work, total, at + first, width)
@@ -140,15 +160,13 @@ class LookupNest(Nest):
         return tile
 
 
-def _segments(units: int, channels: int, group: int):
+def _segments(units: int, channels: int, group: int) -> Iterator[tuple[int, int, int]]:
     """(first unit, end, activations that exist) of the stretches of a pixel's units."""
     counts = [max(0, min(units, channels - j * units)) for j in range(group)]
     start = 0
     for end in sorted({c for c in counts if c}):
         yield start, end, sum(c > start for c in counts)
         start = end
-    if start < units:
-        yield start, units, 0
 
 
 def _cover(start: int, end: int, emit: Callable[[Expr, int], None]) -> None:
@@ -217,9 +235,7 @@ class LookupTile(Microkernel):
             index = [T.bind(indices[step]) for indices in found]
             offset = T.bind(x_at + tirx.Cast("int64", self.table[word * isa.steps + step]))
             for (i, j), row in zip(self._pixels, sums):
-                x = T.bind(
-                    tirx.Cast("int64", self.reads[offset + self.plan.input.pixel(i, j)])
-                )
+                x = T.bind(tirx.Cast("int64", self.reads[offset + self.plan.input.pixel(i, j)]))
                 for register, chosen, width in zip(row, index, self.vectors):
                     entries = isa.load_row(self.rows, x, width)
                     register.set(register.get() + isa.look_up(entries, chosen, width))

@@ -1,13 +1,16 @@
 """Products of single bits, counted: ``vpandd``, ``vpopcntd`` and ``vpaddd`` are 512 of them.
 
-With x in {0, 1} and w = ±1, whose code b is 1 for +1, ``sum(x * w) = 2 * count(x & b) -
-count(x)``. Activations become bits, eight channels a byte, when the kernel starts; a filter row
-is a run of bytes, read in steps of 32 bits. ``count(x)`` over the window of an output pixel does
-not depend on the output channel: it is computed once, per pixel of the workspace.
+Activations become bits, eight channels a byte, when the kernel starts; a filter row is a run of
+bytes, read in steps of 32 bits. Two-bit values are two planes of bits: with the codes u = w + 2
+(or u = (w + 1) / 2 for ±1), ``sum(x * u)`` is the sum of ``2**(i + j) * count(x_i & u_j)`` over
+the planes, summed from the highest power down with a doubling in between. ``sum(x)`` over the
+window of an output pixel, which leads from u back to w, does not depend on the output channel:
+it is computed once, per pixel of the workspace.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,6 +23,7 @@ from tvmquant.schedules.linear.isa import InstructionSet
 from tvmquant.schedules.linear.microkernel import Microkernel
 from tvmquant.schedules.linear.packing import pack_weights
 from tvmquant.schedules.linear.plan import Plan
+from tvmquant.schedules.linear.tiling import choose
 from tvmquant.schedules.linear.tir import (
     Expr,
     Register,
@@ -31,7 +35,6 @@ from tvmquant.schedules.linear.tir import (
     splat,
     store,
 )
-from tvmquant.schedules.linear.tiling import choose
 from tvmquant.schedules.workload import Workload
 
 FEATURES = frozenset({"avx2", "avx512f", "avx512bw", "avx512vl", "avx512vpopcntdq"})
@@ -63,34 +66,62 @@ class Popcount(InstructionSet):
         return acc + tirx.popcount(broadcast(x, lanes) & w)
 
 
+_INSTRUCTIONS = Popcount()
+
+
 @dataclass(frozen=True)
 class PopcountPlan(Plan):
     """Everything that decides the code of a kernel that counts bits."""
 
+    input: PackedInput
+
+    @property
+    def weight_plane(self) -> int:
+        """Bytes of one plane of the packed weights."""
+        return self.tiling.group_lanes * self.input.steps * self.input.step
+
     @property
     def weight_count(self) -> int:
         """Bytes of the packed weights."""
-        return self.tiling.group_lanes * self.input.steps * self.input.step
+        return self.workload.w_bits * self.weight_plane
 
     @property
     def offsets(self) -> np.ndarray:
         """int32: offset of every step."""
         return self.input.offsets
 
+    @property
+    def cost(self) -> float:
+        """Estimated cycles of one thread."""
+        tiling, source = self.tiling, self.input
+        pixels, passes = tiling.rows * tiling.columns, self.workload.x_bits * self.workload.w_bits
+        cost = 0.0
+        for vectors in [tiling.vectors] * tiling.full_blocks + [tiling.tail] * bool(tiling.tail):
+            step = max(0.75 * pixels * len(vectors), 0.5 * (pixels + len(vectors)))
+            cost += passes * source.steps * (step + 0.2) + 3 * pixels * len(vectors) + 10
+        words = -(-source.channels // 4) * source.planes
+        packing = source.pixels * (2 + 2 * words)
+        return source.geometry.images * (cost * tiling.tiles(source.geometry) + packing)
+
     def correct(self, bias: np.ndarray) -> np.ndarray:
         """The bias as it is."""
         return bias
 
     def pack(self, weight: np.ndarray) -> np.ndarray:
-        """int8 ±1 ``[O, ..., C]`` → uint8, 8 channels a byte, in the order of the kernel."""
-        codes = np.packbits(weight > 0, axis=-1, bitorder="little").view(np.int8)
-        return pack_weights(codes, 8, self.input, self.tiling.blocks).view(np.uint8)
+        """int8 ``[O, ..., C]`` → uint8, 8 channels a byte, in the order of the kernel."""
+        bits = self.workload.w_bits
+        codes = weight > 0 if bits == 1 else weight + 2
+        planes = []
+        for j in range(bits):
+            plane = np.packbits(codes >> j & 1, axis=-1, bitorder="little").view(np.int8)
+            planes.append(pack_weights(plane, 8, self.input, self.tiling.blocks))
+        return np.concatenate(planes).view(np.uint8)
 
 
 def make_plan(workload: Workload) -> PopcountPlan:
-    """Plan of a workload with 1-bit weights and activations and at least 32 channels."""
-    isa = Popcount()
-    source = PackedInput.of(workload, -(-workload.x_shape[-1] // 8), isa.step, "uint8")
+    """Plan of a workload with 1- or 2-bit values and at least 32 channels."""
+    isa, units = _INSTRUCTIONS, -(-workload.x_shape[-1] // 8)
+    source = PackedInput.of(workload, units, isa.step, "uint8", workload.x_bits)
     return PopcountPlan(workload, isa, source, choose(source, isa, 8))
 
 
@@ -104,21 +135,40 @@ class PopcountNest(Nest):
         source, parallel = self.plan.input, self.plan.tiling.parallel
         counts = T.alloc_buffer((i64(source.pixels),), "int32")
         channels = self.plan.workload.x_shape[-1]
-        units = source.channels
-        padding = [T.bind(tirx.Cast("int32", -x_zero_point) & mask) for mask in _masks(channels)]
+        # LLVM 22 mixes up its mask registers where a mask is broadcast without having been in
+        # another register first: an operation that it cannot see to do nothing keeps them apart.
+        nothing = T.bind(x_zero_point >> _int32(31))
+
+        def write(pixel: Expr, word: Callable[[Expr, int, int], Expr]) -> None:
+            """Write ``word(first channel, bits to drop, plane)`` for 32 channels at a time."""
+            total = Register("int32", 1)
+            total.set(_int32(0))
+
+            def piece(index: Expr, first: Expr, skip: int, size: int) -> None:
+                at = T.bind(pixel * source.channels + index * 4)
+                for plane in range(source.planes):
+                    bits = T.bind(word(first, skip, plane))
+                    _store_word(work, bits, at + plane * source.plane, size)
+                    total.set(total.get() + (tirx.popcount(bits) << _int32(plane)))
+
+            whole, rest = divmod(channels, 32)
+            with T.serial(i64(whole)) as index:
+                piece(index, T.bind(index * 32), 0, 4)
+            if rest:  # the last piece moves back inside
+                piece(i64(whole), i64(channels - 32), 32 - rest, -(-rest // 8))
+            T.buffer_store(counts, total.get(), [pixel])
+
+        def padding(_: Expr, skip: int, plane: int) -> Expr:
+            bit = (x_zero_point >> _int32(plane)) & _int32(1)
+            return (_int32(0) - bit) & _int32((1 << (32 - skip)) - 1)
 
         def copy(pixel: Expr, at: Expr) -> None:
-            words = [_bits(self.x, at + start, skip) for start, skip in _pieces(channels)]
-            _store_words(work, counts, pixel, units, [T.bind(word) for word in words])
+            def word(first: Expr, skip: int, plane: int) -> Expr:
+                return _bits(self.x, at + first, skip, plane) ^ nothing
 
-        emit_pixels(
-            source,
-            channels,
-            x_base,
-            parallel,
-            copy,
-            lambda pixel: _store_words(work, counts, pixel, units, padding),
-        )
+            write(pixel, word)
+
+        emit_pixels(source, channels, x_base, parallel, copy, lambda pixel: write(pixel, padding))
         self.sums = _window_sums(source, counts)
 
     def tile(self, reads: Expr, vectors: tuple[int, ...], valid: int) -> PopcountTile:
@@ -133,6 +183,7 @@ class PopcountNest(Nest):
 class PopcountTile(Microkernel):
     """Register tile of a kernel that counts bits."""
 
+    plan: PopcountPlan
     sums: Expr
 
     def emit(self, x_at: Expr, out_at: Expr, lane: Expr) -> None:
@@ -142,52 +193,58 @@ class PopcountTile(Microkernel):
         acc = [[Register("int32", width) for width in self.vectors] for _ in self._pixels]
         for register in (register for row in acc for register in row):
             register.set(splat("int32", 0, register.lanes))
+        w_bits = self.plan.workload.w_bits
         base = T.bind(lane * (source.steps * source.step))
-        self._loop(None, i64(0), lambda index: self._whole_step(base, index, x_at, acc))
+        passes = source.planes * w_bits
+        with T.serial(i64(passes)) as turn:
+            # Highest planes first; of four passes, the two in the middle weigh the same.
+            i = source.planes - 1 - turn // w_bits
+            j = w_bits - 1 - turn % w_bits
+            if passes > 1:
+                _double(acc, tirx.Cast("int32", turn & 1) if passes == 4 else _int32(1))
+            at = T.bind(x_at + i * source.plane)
+            first = T.bind(base + j * self.plan.weight_plane)
+            self._loop(None, i64(0), lambda index: self._whole_step(first, index, at, acc))
+        if w_bits == 1:
+            _double(acc, _int32(1))
         first = T.bind(tirx.truncdiv(x_at, i64(source.channels)))
         for (i, j), row in zip(self._pixels, acc):
-            count = T.bind(self.sums[first + source.pixel(i, j) // source.channels])
+            count = self.sums[first + source.pixel(i, j) // source.channels]
+            count = T.bind(count << tirx.IntImm("int32", w_bits - 1))
             values = [
-                (register.get() << splat("int32", 1, width))
-                + (load(self.bias, lane + start, width) - broadcast(count, width))
+                register.get() + (load(self.bias, lane + start, width) - broadcast(count, width))
                 for register, start, width in zip(row, self._starts, self.vectors)
             ]
             at = out_at + (i * g.out[1] + j) * g.out_channels
             self.epilogue.emit(values, list(self.vectors), lane, at, self.valid)
 
 
-def _pieces(channels: int) -> list[tuple[int, int]]:
-    """(first channel, bits to drop) of every 32 channels; the last piece moves back inside."""
-    starts = range(0, channels, 32)
-    return [(min(start, channels - 32), max(0, start - (channels - 32))) for start in starts]
-
-
-def _masks(channels: int) -> list[Expr]:
-    words = [(1 << (32 - skip)) - 1 for _, skip in _pieces(channels)]
-    return [tirx.IntImm("int32", w - (1 << 32) if w >> 31 else w) for w in words]
-
-
-def _bits(x: Expr, at: Expr, skip: int) -> Expr:
-    """Lowest bits of 32 bytes as one int32, less the first ``skip`` of them."""
-    shifted = bits_as("int16", 16, load(x, at, 32)) << splat("int16", 7, 16)
+def _bits(x: Expr, at: Expr, skip: int, plane: int) -> Expr:
+    """One bit of each of 32 bytes as one int32, less the first ``skip`` of them."""
+    shifted = bits_as("int16", 16, load(x, at, 32)) << splat("int16", 7 - plane, 16)
     word = intrinsic("int32", 1, "llvm.x86.avx2.pmovmskb", bits_as("int8", 32, shifted))
     if not skip:
         return word
     return tirx.Cast("int32", tirx.Cast("uint32", word) >> tirx.IntImm("uint32", skip))
 
 
-def _store_words(work: Expr, counts: Expr, pixel: Expr, units: int, words: list[Expr]) -> None:
-    at = T.bind(pixel * units)
-    total = tirx.popcount(words[0])
-    for index, word in enumerate(words):
-        total = total if index == 0 else total + tirx.popcount(word)
-        done = 0
-        for size in (4, 2, 1):  # never a byte of the next pixel, which another thread may write
-            if min(4, units - 4 * index) - done >= size:
-                part = T.bind(tirx.Cast(f"int{8 * size}", word >> tirx.IntImm("int32", 8 * done)))
-                store(work, bits_as("uint8", size, part), at + (4 * index + done), size)
-                done += size
-    T.buffer_store(counts, total, [pixel])
+def _store_word(work: Expr, word: Expr, at: Expr, count: int) -> None:
+    """Store the lowest ``count`` bytes: the next ones may be another thread's pixel."""
+    done = 0
+    for size in (4, 2, 1):
+        if count - done >= size:
+            part = T.bind(tirx.Cast(f"int{8 * size}", word >> _int32(8 * done)))
+            store(work, bits_as("uint8", size, part), at + done, size)
+            done += size
+
+
+def _double(acc: list[list[Register]], times: Expr) -> None:
+    for register in (register for row in acc for register in row):
+        register.set(register.get() << broadcast(times, register.lanes))
+
+
+def _int32(value: int) -> Expr:
+    return tirx.IntImm("int32", value - (1 << 32) if value >> 31 else value)
 
 
 def _window_sums(source: PackedInput, counts: Expr) -> Expr:

@@ -46,9 +46,7 @@ def emit_prim_func(plan: Plan, name: str) -> Any:
             epilogue = Epilogue(workload.requantize, True, flat(out), params, *numbers[1:])
             zero_point = T.bind(tirx.Cast("uint8", numbers[0]))
             flat_offsets = None if offsets is None else flat(offsets)
-            _Nest(
-                plan, flat(x), flat(w), flat_offsets, centre, bias, epilogue, zero_point
-            ).emit()
+            _Nest(plan, flat(x), flat(w), flat_offsets, centre, bias, epilogue, zero_point).emit()
     return builder.get()
 
 

@@ -77,9 +77,7 @@ class InputTransform:
         column = T.bind((place % grid[1]) * size - left)
         base = T.bind(((image * height + row) * width + column) * channels)
         target = T.bind(index * plan.depth)
-        inside = tirx.all(
-            row >= 0, row + points <= height, column >= 0, column + points <= width
-        )
+        inside = tirx.all(row >= 0, row + points <= height, column >= 0, column + points <= width)
         with T.If(inside):
             with T.Then():
                 self._transform(self.x, base, width * channels, target)
@@ -91,9 +89,7 @@ class InputTransform:
         _, height, width, channels = self.plan.workload.x_shape
         points = self.plan.algorithm.points
         with T.serial(i64(points)) as i, T.serial(i64(points)) as j:
-            exists = tirx.all(
-                row + i >= 0, row + i < height, column + j >= 0, column + j < width
-            )
+            exists = tirx.all(row + i >= 0, row + i < height, column + j >= 0, column + j < width)
             target = T.bind((i * points + j) * channels)
             source = T.bind(base + (i * width + j) * channels)
             with T.If(exists):

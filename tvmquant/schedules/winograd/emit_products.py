@@ -10,7 +10,6 @@ from tvm.tirx.script import builder as T
 from tvmquant.schedules.linear.tir import Expr, Register, i64, load, splat, store
 from tvmquant.schedules.winograd.plan import Plan
 
-
 _LINE = 64  # bytes of a cache line
 
 
@@ -61,9 +60,7 @@ class Products:
             read, near, data = T.int32(0), T.int32(3), T.int32(1)
             T.evaluate(T.call_llvm_intrin("void", "llvm.prefetch.p0", place, read, near, data))
 
-    def _block(
-        self, x_at: Expr, w_at: Expr, start: Expr, out_at: Expr, group: Expr
-    ) -> None:
+    def _block(self, x_at: Expr, w_at: Expr, start: Expr, out_at: Expr, group: Expr) -> None:
         plan, operands = self.plan, self.plan.operands
         lanes, step, width = operands.lanes, operands.step, operands.width
         columns = range(plan.vectors)

@@ -25,11 +25,11 @@ from tvmquant.schedules.workload import Expansion
 
 
 def make_expansion(plan: Plan, name: str) -> Expansion:
-    """The expansion of a kernel: transformed weights and, for bytes, where sums start."""
+    """Expansion of a kernel: transformed weights and, for bytes, what sums start from."""
     outputs = [(plan.expanded_shape, plan.operands.dtype)]
     if plan.has_offsets:
         outputs.append(((plan.channel_blocks, plan.algorithm.positions, plan.lanes), "int32"))
-    return Expansion(_prim_func(plan, f"{name}_expand"), 1, tuple(outputs))
+    return Expansion(_prim_func(plan, name), 1, tuple(outputs))
 
 
 def _prim_func(plan: Plan, name: str) -> Any:
@@ -102,7 +102,9 @@ def _existing(plan: Plan, code: Expr, turn: Expr, part: Expr) -> Expr:
     index = tirx.Cast("int32", turn * operands.unit + part // plan.vectors * operands.step)
     within = _channels(operands.step, lanes)
     channel = tirx.Broadcast(index, lanes) + within
-    return tirx.Select(channel < splat("int32", plan.channels, lanes), code, splat("int16", 0, lanes))
+    return tirx.Select(
+        channel < splat("int32", plan.channels, lanes), code, splat("int16", 0, lanes)
+    )
 
 
 def _channels(step: int, lanes: int) -> Expr:

@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
 from tvm import tirx
 
 from tvmquant.schedules.linear.packing import pack_outputs
+from tvmquant.schedules.registry import register_rule
+from tvmquant.schedules.space import Config, ConfigError, integers
+from tvmquant.schedules.winograd.choose import METHODS, applies, fastest, method, space
+from tvmquant.schedules.winograd.cost import cycles, direct_cycles
 from tvmquant.schedules.winograd.emit import emit_prim_func
 from tvmquant.schedules.winograd.expand import make_expansion
+from tvmquant.schedules.winograd.operands import instruction_set
 from tvmquant.schedules.winograd.packing import pack_biases, pack_weights
-from tvmquant.schedules.winograd.plan import Plan, make_plan
+from tvmquant.schedules.winograd.plan import Plan
 from tvmquant.schedules.workload import Expansion, Workload
+from tvmquant.targets.device import Device
+
+# The direct kernel needs no memory for transformed weights: it wins where it is nearly as fast.
+_GAIN = 1.1
 
 
 @dataclass(frozen=True)
@@ -22,20 +31,16 @@ class WinogradKernel:
 
     Attributes
     ----------
-    workload : Workload
-        3×3 ``conv2d`` of stride 1.
-    isa : str
-        See :func:`tvmquant.schedules.winograd.operands.instruction_set`.
-    size : int
-        Rows and columns of outputs of a tile: 2, 3 or 4.
-    operands : str
-        ``words`` or ``bytes``.
+    plan : Plan
+        Everything that decides the code, see :mod:`tvmquant.schedules.winograd.choose`.
     """
 
-    workload: Workload
-    isa: str
-    size: int
-    operands: str
+    plan: Plan
+
+    @property
+    def workload(self) -> Workload:
+        """3×3 ``conv2d`` of stride 1."""
+        return self.plan.workload
 
     @property
     def name(self) -> str:
@@ -43,24 +48,18 @@ class WinogradKernel:
         w = self.workload
         shapes = ["x".join(map(str, shape)) for shape in (w.x_shape, w.w_shape)]
         bits = f"w{w.w_bits}a{w.x_bits}"
-        method = f"f{self.size}_{self.operands}_{self.isa}"
         padding = "_".join(map(str, w.padding))
-        return "_".join(["winograd", *shapes, padding, bits, w.requantize, method])
+        return "_".join(["winograd", *shapes, padding, bits, w.requantize, *self._method])
 
     @property
     def label(self) -> str:
-        """Tile and register block, for profiles."""
-        plan = self.plan
-        block = f"{plan.rows}x{plan.vectors}"
-        return f"winograd F{self.size} {self.operands} {self.isa} {block}"
+        """Tile, operands, instruction set and register block, for profiles."""
+        return " ".join(["winograd", *self._method, f"{self.plan.rows}x{self.plan.vectors}"])
 
-    @cached_property
-    def plan(self) -> Plan:
-        """Everything that decides the code."""
-        plan = make_plan(self.workload, self.isa, self.size, self.operands)
-        if plan is None:
-            raise ValueError(f"{self.name} is not proven to be exact")
-        return plan
+    @property
+    def _method(self) -> tuple[str, str, str]:
+        operands = self.plan.operands
+        return (f"f{self.plan.algorithm.size}", operands.name, operands.isa)
 
     def pack(
         self, weight: np.ndarray, bias: np.ndarray, params: tuple[np.ndarray, ...]
@@ -70,7 +69,8 @@ class WinogradKernel:
         Parameters
         ----------
         weight : np.ndarray
-            int8 ``[O, 3, 3, C]``, values within ``workload.w_bits`` bits.
+            int8 ``[O, 3, 3, C]``, values within ``workload.w_bits`` bits and sums of magnitudes
+            within ``workload.max_abs_sum``.
         bias : np.ndarray
             int32 ``[O]``.
         params : tuple of np.ndarray
@@ -90,8 +90,55 @@ class WinogradKernel:
 
     @cached_property
     def _expansion(self) -> Expansion:
-        return make_expansion(self.plan, self.name)
+        return make_expansion(self.plan, f"{self.name}_expand")
 
     def expansion(self) -> Expansion:
         """Transformed weights (and, for bytes, what sums start from), made at load time."""
         return self._expansion
+
+    @cached_property
+    def _space(self) -> dict[tuple[int, ...], Plan]:
+        plans = [self.plan, *space(self.workload, self.plan.operands.isa)]
+        return {tuple(_config(plan).values()): plan for plan in plans}
+
+    def configs(self) -> list[Config]:
+        """Tile sizes, operands and blocks worth trying, this kernel's own first."""
+        return [_config(plan) for plan in self._space.values()]
+
+    def with_config(self, config: Config) -> WinogradKernel:
+        """The same kernel with these sizes; ``ConfigError`` if they do not fit."""
+        size, operand_bytes, rows, vectors, block = integers(config, *_config(self.plan))
+        kind = {1: "bytes", 2: "words"}.get(operand_bytes, "")
+        smallest = None
+        if (size, kind) in METHODS:
+            smallest = method(self.workload, self.plan.operands.isa, size, kind)
+        if smallest is None or block % rows:
+            raise ConfigError(f"{self.name} cannot have the sizes {dict(config)}")
+        return replace(self, plan=replace(smallest, rows=rows, vectors=vectors, block=block))
+
+    def estimate(self, config: Config) -> float:
+        """Cycles that the model expects."""
+        return cycles(self.with_config(config).plan)
+
+
+def _config(plan: Plan) -> Config:
+    return {
+        "size": plan.algorithm.size,
+        "operand_bytes": plan.x_bytes,
+        "rows": plan.rows,
+        "vectors": plan.vectors,
+        "block": plan.block,
+    }
+
+
+@register_rule("conv2d", 10)
+def winograd(workload: Workload, device: Device) -> WinogradKernel | None:
+    """The Winograd kernel where it is proven to be exact and expected to be faster than direct."""
+    isa = instruction_set(device)
+    if isa is None or not applies(workload):
+        return None
+    plan = fastest(workload, isa, METHODS)
+    if plan is None:
+        return None
+    worthwhile = cycles(plan) * _GAIN < direct_cycles(workload, device)
+    return WinogradKernel(plan) if worthwhile else None

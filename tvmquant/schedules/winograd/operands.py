@@ -6,13 +6,16 @@ each of ``lanes`` output channels. Sums wrap modulo 2**32.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import ClassVar
+
 from tvmquant.schedules.linear.tir import Expr, bits_as, broadcast, intrinsic, load, splat
 from tvmquant.schedules.winograd.values import wrapping
 from tvmquant.targets.device import Device
 
 _PMADDWD = {16: "llvm.x86.avx512.pmaddw.d.512", 8: "llvm.x86.avx2.pmadd.wd"}
 _PMADDUBSW = {16: "llvm.x86.avx512.pmaddubs.w.512", 8: "llvm.x86.avx2.pmadd.ub.sw"}
-_MAX_FLUSH = 4
+_FLUSHES = (4, 2, 1)
 
 
 def instruction_set(device: Device) -> str | None:
@@ -22,40 +25,60 @@ def instruction_set(device: Device) -> str | None:
     return None if device.isa == "generic" else device.isa
 
 
+@dataclass(frozen=True)
 class Operands:
     """int16 operands.
 
     Attributes
     ----------
-    name : str
     isa : str
         See :func:`instruction_set`.
+    flush : int
+        Steps whose sums are added before they are widened to int32.
+    name : str
     dtype, x_dtype : str
         Of the transformed weights and activations.
     step : int
         Channels that one step multiplies.
-    flush : int
-        Steps whose sums are added before they are widened to int32.
-    lanes : int
-        int32 lanes of a vector.
-    registers, scratch : int
-        Vector registers, and how many of them the steps need for themselves.
-    instructions : float
-        Instructions of one step.
     """
 
-    name = "words"
-    dtype = x_dtype = "int16"
-    step = 2
+    isa: str
+    flush: int = 1
 
-    def __init__(self, isa: str, flush: int = 1) -> None:
-        self.isa = isa
-        self.vnni = isa.endswith("vnni")
-        self.flush = flush
-        wide = isa.startswith("avx512")
-        self.lanes, self.registers = (16, 32) if wide else (8, 16)
-        self.scratch = 1 if self.vnni else 2
-        self.instructions = 1.0 if self.vnni else 2.0
+    name: ClassVar[str] = "words"
+    dtype: ClassVar[str] = "int16"
+    x_dtype: ClassVar[str] = "int16"
+    step: ClassVar[int] = 2
+
+    @property
+    def vnni(self) -> bool:
+        """Whether one instruction multiplies and accumulates."""
+        return self.isa.endswith("vnni")
+
+    @property
+    def wide(self) -> bool:
+        """Whether vectors have 512 bits and there are 32 of them, else 256 bits and 16."""
+        return self.isa.startswith("avx512")
+
+    @property
+    def lanes(self) -> int:
+        """int32 lanes of a vector."""
+        return 16 if self.wide else 8
+
+    @property
+    def registers(self) -> int:
+        """Vector registers."""
+        return 32 if self.wide else 16
+
+    @property
+    def scratch(self) -> int:
+        """Registers that the steps need for themselves."""
+        return 1 if self.vnni else 2
+
+    @property
+    def cycles(self) -> float:
+        """Cycles of a step: two multiplications or three vector operations of any kind in one."""
+        return 1 / 2 if self.vnni else 2 / 3
 
     @property
     def unit(self) -> int:
@@ -81,24 +104,26 @@ class Operands:
         return wrapping("add", self.lanes, acc, product)
 
 
+@dataclass(frozen=True)
 class Bytes(Operands):
     """uint8 activations, made unsigned by an offset, and int8 weights."""
 
-    name = "bytes"
-    dtype, x_dtype = "int8", "uint8"
-    step = 4
+    name: ClassVar[str] = "bytes"
+    dtype: ClassVar[str] = "int8"
+    x_dtype: ClassVar[str] = "uint8"
+    step: ClassVar[int] = 4
 
-    def __init__(self, isa: str, pair_sum: int) -> None:
-        """``pair_sum`` is the largest magnitude of a sum of two products."""
-        vnni = isa.endswith("vnni")
-        flush = 1 if vnni else _MAX_FLUSH
-        while flush > 1 and flush * pair_sum > 32767:
-            flush //= 2
-        super().__init__(isa, flush)
-        if not vnni:
-            self.scratch = 3
-            # Multiply, add in 16 bits; widen and add once for all.
-            self.instructions = (2 * flush + 1) / flush
+    @property
+    def scratch(self) -> int:
+        """Registers that the steps need for themselves."""
+        return 1 if self.vnni else 3
+
+    @property
+    def cycles(self) -> float:
+        """Cycles of a step: as for words; widening and adding is shared by ``flush`` steps."""
+        if self.vnni:
+            return 1 / 2
+        return max((self.flush + 1) / 2, (2 * self.flush + 1) / 3) / self.flush
 
     def dot(self, acc: Expr, x: list[Expr], w: list[Expr]) -> Expr:
         """int32 accumulators after ``flush`` steps."""
@@ -112,3 +137,18 @@ class Bytes(Operands):
         ones = splat("int16", 1, 2 * self.lanes)
         sums = intrinsic("int32", self.lanes, _PMADDWD[self.lanes], pairs, ones)
         return wrapping("add", self.lanes, acc, sums)
+
+
+def byte_operands(isa: str, pair_sum: int) -> Bytes | None:
+    """Byte operands, None where a sum of two products could saturate.
+
+    Parameters
+    ----------
+    isa : str
+    pair_sum : int
+        Largest magnitude of such a sum.
+    """
+    if isa.endswith("vnni"):
+        return Bytes(isa)
+    fitting = [flush for flush in _FLUSHES if flush * pair_sum < 1 << 15]
+    return Bytes(isa, fitting[0]) if fitting else None
