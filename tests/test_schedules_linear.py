@@ -11,7 +11,7 @@ from tvm import relax
 
 from tvmquant import reference
 from tvmquant.schedules.linear import DenseKernel, cannot_saturate
-from tvmquant.schedules.registry import find_kernel
+from tvmquant.schedules.linear.kernel import dense
 from tvmquant.schedules.workload import Workload
 from tvmquant.targets import Device, get_device
 
@@ -109,7 +109,7 @@ def run(kernel, device, x, constants, qinfo):
 def check(workload, device, seed=0, extreme=False):
     data = make_data(workload, seed, extreme)
     x, w, bias, params, qinfo = data
-    kernel = find_kernel(workload, device)
+    kernel = dense(workload, device)
     got = run(kernel, device, x, kernel.pack(w, bias, params), qinfo)
     np.testing.assert_array_equal(got, expected(workload, *data), err_msg=kernel.name)
     return kernel
@@ -192,7 +192,7 @@ def test_sums_wrap_like_the_reference(device):
     data = list(make_data(Workload("matmul", (3, 8), (16, 8), requantize="none"), 0))
     workload = Workload("matmul", (3, 8), (16, 8), requantize="none")
     data[2] = np.full(16, 2**31 - 10, np.int32)
-    kernel = find_kernel(workload, device)
+    kernel = dense(workload, device)
     got = run(kernel, device, data[0], kernel.pack(data[1], data[2], ()), data[4])
     np.testing.assert_array_equal(got, expected(workload, *data))
 
@@ -205,7 +205,7 @@ def test_multipliers_beyond_every_range(device, flavour):
     high = 2.0**29 if flavour == "fixed_point" else 1e30  # its shift must stay positive
     multipliers = np.resize([0.0, 1e-30, high, 2.0**-31, 1.0], 24)
     params = reference.make_requantize_params(multipliers, flavour)
-    kernel = find_kernel(workload, device)
+    kernel = dense(workload, device)
     got = run(kernel, device, x, kernel.pack(w, bias, params), qinfo)
     np.testing.assert_array_equal(got, expected(workload, x, w, bias, params, qinfo))
 
@@ -242,7 +242,7 @@ def test_instruction_set_follows_device_and_weights():
 def test_vnni_code_is_vnni():
     for isa, device in DEVICES.items():
         if isa in ("avx512_vnni", "avx_vnni"):
-            kernel = find_kernel(conv(1, 8, 8, 64, 64, (1, 1)), device)
+            kernel = dense(conv(1, 8, 8, 64, 64, (1, 1)), device)
             module = tvm.compile(tvm.IRModule({"k": kernel.prim_func()}), target=device.target)
             assembly = module.mod.inspect_source("asm")
             dots = [line for line in assembly.splitlines() if "vpdpbusd" in line]
@@ -264,11 +264,11 @@ def test_packed_weights_take_their_bits(bits, outputs, isa):
 
 def test_kernels_are_values():
     workload = conv(1, 8, 8, 16, 24, (1, 1))
-    a, b = (find_kernel(workload, HOST) for _ in range(2))
+    a, b = (dense(workload, HOST) for _ in range(2))
     assert a == b and hash(a) == hash(b) and a.name == b.name
     assert a.prim_func() is a.prim_func()
     tvm.ir.assert_structural_equal(a.prim_func(), b.prim_func())
-    assert find_kernel(replace(workload, w_bits=4), HOST).name != a.name
+    assert dense(replace(workload, w_bits=4), HOST).name != a.name
     attrs = a.prim_func().attrs
     assert bool(attrs["tvmquant.scheduled"]) and int(attrs["op_pattern"]) == 8
 
@@ -288,7 +288,7 @@ def test_call_tir():
     workload = conv(1, 6, 6, 8, 20, (3, 3), padding=(1, 1, 1, 1))
     data = make_data(workload, 5)
     x, w, bias, params, qinfo = data
-    kernel = find_kernel(workload, HOST)
+    kernel = dense(workload, HOST)
     builder = relax.BlockBuilder()
     function = builder.add_func(kernel.prim_func(), kernel.name)
     var = relax.Var("x", relax.TensorType(list(workload.x_shape), "uint8"))
