@@ -147,11 +147,13 @@ def _alike(a: relax.Call, b: relax.Call) -> bool:
 
 
 def _channel_axis(builder: Builder, x: relax.Var) -> int | None:
-    """Axis of the output channels of the convolution or matmul behind elementwise operators."""
+    """Axis of the channels that the layer or pooling behind elementwise operators makes."""
     call = builder.value(x)
     while name_of(call) in TABULAR or is_op(call, *_WAIST):
         x = next(iter(operands(call)))
         call = builder.value(x)
     if name_of(call) == "nn.conv2d":
         return str(call.attrs["data_layout"]).index("C")
+    if name_of(call) in ("nn.max_pool2d", "nn.avg_pool2d"):
+        return str(call.attrs["layout"]).index("C")
     return len(shape_of(x)) - 1 if name_of(call) == "matmul" else None
