@@ -115,51 +115,36 @@ def _bound(function: Callable, low: bool) -> Callable:
     return rule
 
 
-def _conv1d(builder: Builder, call: relax.Call, name: str) -> Any:
-    x, w = call.args
-    attrs = call.attrs
-    if str(attrs["data_layout"]) != "NCW" or str(attrs["kernel_layout"]) != "OIW":
-        return None
-    left, right = ints(attrs["padding"])
-    image = builder.emit(relax.op.expand_dims(x, 2), f"{name}/image")
-    weight = const_value(w)
-    if weight is not None:
-        kernel: Any = relax.const(weight[:, :, None, :])
-    else:
-        kernel = builder.emit(expand_weight(builder, w, 2), f"{name}/weight")
-    out = relax.op.nn.conv2d(
-        image,
-        kernel,
-        strides=[1, ints(attrs["strides"])[0]],
-        padding=[0, left, 0, right],
-        dilation=[1, ints(attrs["dilation"])[0]],
-        groups=int(attrs["groups"]),
-    )
-    return relax.op.squeeze(builder.emit(out, name), [2])
+def _as_image(function: Callable, kernel_layout: str) -> Callable:
+    """A one-dimensional convolution is the two-dimensional ``function`` on images of height 1."""
 
+    def rule(builder: Builder, call: relax.Call, name: str) -> Any:
+        x, w = call.args
+        attrs = call.attrs
+        if str(attrs["data_layout"]) != "NCW" or str(attrs["kernel_layout"]) != kernel_layout:
+            return None
+        left, right = ints(attrs["padding"])
+        image = builder.emit(relax.op.expand_dims(x, 2), f"{name}/image")
+        weight = const_value(w)
+        if weight is not None:
+            kernel: Any = relax.const(weight[:, :, None, :])
+        else:
+            kernel = builder.emit(expand_weight(builder, w, 2), f"{name}/weight")
+        more = {}
+        if function is relax.op.nn.conv2d_transpose:
+            more["output_padding"] = [0, ints(attrs["output_padding"])[0]]
+        out = function(
+            image,
+            kernel,
+            strides=[1, ints(attrs["strides"])[0]],
+            padding=[0, left, 0, right],
+            dilation=[1, ints(attrs["dilation"])[0]],
+            groups=int(attrs["groups"]),
+            **more,
+        )
+        return relax.op.squeeze(builder.emit(out, name), [2])
 
-def _conv1d_transpose(builder: Builder, call: relax.Call, name: str) -> Any:
-    x, w = call.args
-    attrs = call.attrs
-    if str(attrs["data_layout"]) != "NCW" or str(attrs["kernel_layout"]) != "IOW":
-        return None
-    left, right = ints(attrs["padding"])
-    image = builder.emit(relax.op.expand_dims(x, 2), f"{name}/image")
-    weight = const_value(w)
-    if weight is not None:
-        kernel: Any = relax.const(weight[:, :, None, :])
-    else:
-        kernel = builder.emit(expand_weight(builder, w, 2), f"{name}/weight")
-    out = relax.op.nn.conv2d_transpose(
-        image,
-        kernel,
-        strides=[1, ints(attrs["strides"])[0]],
-        padding=[0, left, 0, right],
-        output_padding=[0, ints(attrs["output_padding"])[0]],
-        dilation=[1, ints(attrs["dilation"])[0]],
-        groups=int(attrs["groups"]),
-    )
-    return relax.op.squeeze(builder.emit(out, name), [2])
+    return rule
 
 
 def _matmul(builder: Builder, call: relax.Call, name: str) -> Any:
@@ -249,8 +234,8 @@ RULES: dict[str, Callable[[Builder, relax.Call, str], Any]] = {
     "minimum": _bound(relax.op.minimum, low=False),
     "split": _split,
     "matmul": _matmul,
-    "nn.conv1d": _conv1d,
-    "nn.conv1d_transpose": _conv1d_transpose,
+    "nn.conv1d": _as_image(relax.op.nn.conv2d, "OIW"),
+    "nn.conv1d_transpose": _as_image(relax.op.nn.conv2d_transpose, "IOW"),
     "nn.max_pool1d": _pool1d(relax.op.nn.max_pool2d),
     "nn.avg_pool1d": _pool1d(relax.op.nn.avg_pool2d),
     "nn.adaptive_avg_pool1d": _adaptive_avg_pool(1),

@@ -24,29 +24,12 @@ from tvm import relax
 from tvmquant.graph import Graph, const_value, is_const, name_of, operands
 from tvmquant.ops.integer import shape_of
 from tvmquant.passes.fold_affine import is_linear, per_channel
+from tvmquant.passes.quantized import MOVES
 from tvmquant.passes.tables import TABULAR
 from tvmquant.recipe import Recipe
 
 CLIPS = ("nn.relu", "clip")
 _BINARY = {"add", "subtract", "multiply"}
-_MOVES = {
-    "reshape",
-    "permute_dims",
-    "expand_dims",
-    "squeeze",
-    "strided_slice",
-    "concat",
-    "split",
-    "broadcast_to",
-    "flip",
-    "tile",
-    "nn.max_pool2d",
-    "nn.pad",
-    "image.resize2d",
-    "take",
-    "max",
-    "min",
-}
 _WIDENING = {"square", "power", "exp", "divide", "rsqrt"}
 _POOLS = {"nn.avg_pool2d", "mean", "sum"}
 
@@ -113,7 +96,7 @@ class Regions:
             return ("bmm" if both else "float"), var
         if name in _POOLS:
             return "pool", var
-        if name in _MOVES and _is_plain_move(value, name):
+        if name in MOVES and _is_plain_move(value, name):
             return "move", var
         return "float", var
 
