@@ -150,7 +150,8 @@ def test_without_xgboost_there_is_a_hint(monkeypatch, fake_pool):
         tune_workloads([], HOST, Trials(1))
 
 
-def test_the_command_resumes(fake_pool, net, tmp_path):
+def test_the_command_resumes(fake_pool, net, tmp_path, monkeypatch):
+    monkeypatch.setattr(tuning_model, "has_xgboost", lambda: True)  # no hint: nothing is learned
     onnx.save(net[1], tmp_path / "net.onnx")
     path = tmp_path / "a.jsonl"
     command = ("tune", tmp_path, "--trials", 2, "--database", path, "--bits", "w4a8")

@@ -39,15 +39,16 @@ def test_bad_candidates_do_not_take_the_others_along(pool, tmp_path):
     ((first, error),) = pool.build(jobs(MATMUL, tmp_path, 1))
     assert not error
     path = str(tmp_path / "matmul.npz")
-    pool.limit = 4
-    bad = [Job(MATMUL, HOST, name_of(rule), {}, path) for rule in (crash, wrong, hang, fail)]
-    with registered(crash, wrong, hang, fail):
-        crashed, differs, hung, failed = (error for _, error in pool.build(bad))
+    bad = [Job(MATMUL, HOST, name_of(rule), {}, path) for rule in (crash, wrong, fail, hang)]
+    with registered(crash, wrong, fail, hang):
+        crashed, differs, failed = (error for _, error in pool.build(bad[:3]))
+        pool.limit = 4  # only now: a busy machine may need more for the others
+        ((_, hung),) = pool.build(bad[3:])
     assert crashed == "crashed (signal 11)"
     assert "values differ" in differs
     assert hung == "took more than 4 s"
     assert failed == "RuntimeError: cannot pack"
-    # Both processes died: what they held is to be tried again, and they work on.
+    # What a process held when it died is to be tried again, and the next one works on.
     lost = pool.time(first, math.inf)
     assert lost.seconds is None and lost.error == ""
     pool.limit = 60
