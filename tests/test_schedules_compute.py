@@ -1,49 +1,26 @@
 """Every lowered integer operator equals its NumPy reference bit for bit."""
 
 import numpy as np
-import onnxruntime
 import pytest
-from hypothesis import given, settings
+from compute_tools import (
+    assert_same,
+    channels,
+    codes,
+    few,
+    flavours,
+    out_attrs,
+    reference_attrs,
+    seeds,
+    zero_points,
+)
+from hypothesis import given
 from hypothesis import strategies as st
-from onnx import TensorProto, helper
 from run_relax import const, run
 from tvm import relax, te
 
 from tvmquant import reference as ref
-from tvmquant.ops import make_call, waist
+from tvmquant.ops import make_call
 from tvmquant.schedules.compute import OutputSpec, requantize_te
-from tvmquant.schedules.compute.exponential import exp_te
-
-few = settings(max_examples=12, deadline=None, derandomize=True)
-flavours = st.sampled_from(ref.FLAVOURS)
-seeds = st.integers(0, 2**32 - 1)
-small = st.integers(1, 6)
-channels = st.sampled_from([1, 3, 16, 24, 61, 64, 70])
-zero_points = st.integers(0, 255)
-
-
-def codes(rng, *shape, high=256):
-    return rng.integers(0, high, shape).astype(np.uint8)
-
-
-def out_attrs(flavour, zero_point, qmax=255):
-    return {
-        "requantize": flavour,
-        "out_zero_point": zero_point,
-        "out_min": 0,
-        "out_max": qmax,
-        "name": "layer",
-    }
-
-
-def reference_attrs(attrs):
-    kept = {k: v for k, v in attrs.items() if k not in ("name", "requantize")}
-    return {**kept, "requantize_flavour": attrs["requantize"]}
-
-
-def assert_same(got, want):
-    assert got.dtype == want.dtype and got.shape == want.shape
-    np.testing.assert_array_equal(got, want)
 
 
 @few
@@ -220,169 +197,3 @@ def test_batch_matmul(seed, batch, mkn, flavour, za, zb):
         lambda _, x, y: make_call("tvmquant.batch_matmul", [x, y, *map(const, params)], **attrs),
     )
     assert_same(got, ref.batch_matmul(a, b, params, **reference_attrs(attrs)))
-
-
-RANGES = {"int8": (-128, 127), "uint8": (0, 15), "int16": (-32768, 32767), "uint16": (0, 65535)}
-
-
-def grouping(rng, kind, shape):
-    """Scales, zero-point shape and attributes of a granularity."""
-    axis = 1
-    if kind == "scalar":
-        return (), {"axis": 0, "block_size": 0}
-    if kind == "axis":
-        return (shape[axis],), {"axis": axis, "block_size": 0}
-    blocked = list(shape)
-    blocked[axis] = -(-shape[axis] // 4)
-    return tuple(blocked), {"axis": axis, "block_size": 4}
-
-
-@few
-@given(seeds, st.sampled_from(sorted(RANGES)), st.sampled_from(["scalar", "axis", "blocked"]))
-def test_quantize(seed, dtype, kind):
-    rng = np.random.default_rng(seed)
-    qmin, qmax = RANGES[dtype]
-    x = rng.normal(0, 4, (2, 10, 33)).astype(np.float32)
-    x.flat[:2] = np.inf, -np.inf
-    shape, group = grouping(rng, kind, x.shape)
-    scale = np.asarray(rng.uniform(0.01, 1, shape), np.float32)
-    x[1, 0] = np.round(x[1, 0] * 2) / 2 * scale.flat[0]  # ties
-    zero = rng.integers(max(qmin, -100), min(qmax, 200), shape).astype(dtype)
-    want = ref.quantize(x, scale, zero, qmin=qmin, qmax=qmax, dtype=dtype, **group)
-    got = run(
-        [x],
-        lambda _, v: waist.quantize(
-            v, const(scale), const(zero), bits=8, qmin=qmin, qmax=qmax, dtype=dtype, **group
-        ),
-    )
-    assert_same(got, want)
-
-
-@few
-@given(
-    seeds,
-    st.sampled_from([*sorted(RANGES), "int32"]),
-    st.sampled_from(["scalar", "axis", "blocked"]),
-)
-def test_dequantize(seed, dtype, kind):
-    rng = np.random.default_rng(seed)
-    low, high = RANGES.get(dtype, (-(2**28), 2**28))
-    q = rng.integers(low, high + 1, (2, 10, 33)).astype(dtype)
-    shape, group = grouping(rng, kind, q.shape)
-    scale = np.asarray(rng.uniform(0.01, 1, shape), np.float32)
-    zero = rng.integers(max(low, -100), min(high, 100) + 1, shape).astype(dtype)
-    got = run([q], lambda _, v: waist.dequantize(v, const(scale), const(zero), bits=8, **group))
-    assert_same(got, ref.dequantize(q, scale, zero, **group))
-
-
-def test_quantize_with_run_time_parameters():
-    rng = np.random.default_rng(3)
-    x = rng.normal(0, 4, (4, 40)).astype(np.float32)
-    scale, zero = ref.dynamic_quantize_params(x)
-    got = run(
-        [x, np.asarray(scale), np.asarray(zero)],
-        lambda _, v, s, z: waist.quantize(v, s, z, bits=8, qmin=0, qmax=255, dtype="uint8"),
-    )
-    assert_same(got, ref.quantize(x, scale, zero, qmin=0, qmax=255, dtype="uint8"))
-
-
-@pytest.mark.parametrize("low,high", [(-3.0, 5.0), (1.0, 5.0), (-7.0, -1.0), (0.0, 0.0)])
-@pytest.mark.parametrize("shape", [(2, 64), (3, 7), (1,)])
-def test_dynamic_quantize_params(low, high, shape):
-    x = np.random.default_rng(0).uniform(low, high, shape).astype(np.float32)
-    scale, zero_point = run([x], lambda _, v: waist.dynamic_quantize_params(v))
-    want_scale, want_zero = ref.dynamic_quantize_params(x)
-    assert_same(scale, np.asarray(want_scale))
-    assert_same(zero_point, np.asarray(want_zero))
-
-
-def test_exp_of_softmax():
-    x = np.linspace(-87, 0, 5000, dtype=np.float32).reshape(5, 1000)
-
-    def body(_, v):
-        def define(a):
-            return te.compute(a.shape, lambda *i: exp_te(a(*i)), name="out")
-
-        return relax.BlockBuilder.current().call_te(define, v)
-
-    np.testing.assert_allclose(run([x], body), np.exp(x.astype(np.float64)), rtol=4e-7)
-
-
-@pytest.mark.parametrize(
-    "shape,axis", [((3, 31), -1), ((3, 32), -1), ((2, 3, 97), -1), ((3, 5, 7), 1), ((9,), 0)]
-)
-def test_softmax(shape, axis):
-    x = np.random.default_rng(1).normal(0, 5, shape).astype(np.float32)
-    x.flat[3] = -np.inf  # a masked position
-    power = np.exp(x.astype(np.float64) - x.max(axis, keepdims=True))
-    want = power / power.sum(axis, keepdims=True)
-    got = run([x], lambda _, v: relax.op.nn.softmax(v, axis))
-    np.testing.assert_allclose(got, want, rtol=5e-6, atol=1e-30)
-
-
-@pytest.mark.parametrize("gated", [False, True])
-def test_sigmoid_and_silu(gated):
-    x = np.linspace(-100, 100, 4001, dtype=np.float32)
-    op = relax.op.nn.silu if gated else relax.op.sigmoid
-    exact = x.astype(np.float64)
-    want = (exact if gated else 1) / (1 + np.exp(-exact))
-    np.testing.assert_allclose(run([x], lambda _, v: op(v)), want, rtol=1e-6, atol=1e-35)
-
-
-def onnx_resize(x, target, mode, rounding):
-    node = helper.make_node(
-        "Resize",
-        ["x", "", "", "s"],
-        ["y"],
-        mode="nearest",
-        coordinate_transformation_mode=mode,
-        nearest_mode=rounding,
-    )
-    graph = helper.make_graph(
-        [node],
-        "g",
-        [helper.make_tensor_value_info("x", TensorProto.UINT8, x.shape)],
-        [helper.make_tensor_value_info("y", TensorProto.UINT8, None)],
-        [helper.make_tensor("s", TensorProto.INT64, [4], [*x.shape[:2], *target])],
-    )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
-    return onnxruntime.InferenceSession(model.SerializeToString()).run(None, {"x": x})[0]
-
-
-@pytest.mark.parametrize(
-    "mode", ["half_pixel", "pytorch_half_pixel", "align_corners", "asymmetric"]
-)
-@pytest.mark.parametrize("rounding", ["round_prefer_floor", "round_prefer_ceil", "floor", "ceil"])
-def test_resize_nearest_equals_onnxruntime(mode, rounding):
-    rng = np.random.default_rng(2)
-    for size, target in [((7, 5), (14, 15)), ((13, 9), (29, 4)), ((3, 3), (1, 2))]:
-        x = codes(rng, 1, 3, *size)
-        want = onnx_resize(x, target, mode, rounding)
-        for layout, order in (("NCHW", (0, 1, 2, 3)), ("NHWC", (0, 2, 3, 1))):
-            attrs = {
-                "layout": layout,
-                "method": "nearest_neighbor",
-                "coordinate_transformation_mode": mode,
-                "rounding_method": rounding,
-            }
-            got = run(
-                [x.transpose(order)],
-                lambda _, v, attrs=attrs, target=target: relax.op.image.resize2d(
-                    v, relax.ShapeExpr(target), **attrs
-                ),
-            )
-            assert_same(got, want.transpose(order))
-
-
-def test_resize_linear_goes_to_tvm():
-    x = np.arange(16, dtype=np.float32).reshape(1, 1, 4, 4)
-    got = run(
-        [x],
-        lambda _, v: relax.op.image.resize2d(
-            v,
-            relax.ShapeExpr([7, 7]),
-            method="linear",
-            coordinate_transformation_mode="align_corners",
-        ),
-    )
-    np.testing.assert_allclose(got[0, 0, ::2, ::2], x[0, 0], atol=1e-5)
