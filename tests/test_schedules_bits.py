@@ -7,6 +7,7 @@ import pytest
 import tvm
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from kernel_tools import build, expected, make_data, run
 
 from tvmquant import reference
 from tvmquant.schedules.bits import BitsKernel
@@ -53,77 +54,14 @@ def matmul(m, k, o, **more):
     return Workload("matmul", (m, k), (o, k), **more)
 
 
-def make_data(workload, seed, extreme=False):
-    """Stored activations, weights, bias, requantize parameters and qinfo."""
-    rng = np.random.default_rng(seed)
-    x_max = 2**workload.x_bits - 1
-    x = rng.integers(0, x_max + 1, workload.x_shape)
-    w = rng.integers(-2, 2, workload.w_shape)
-    w = np.where(w < 0, -1, 1) if workload.w_bits == 1 else w
-    if extreme:
-        x = np.where(rng.random(x.shape) < 0.95, x_max, x)
-        w[: len(w) // 2] = w.max()
-        w[len(w) // 2 :] = w.min()
-    outputs, depth = workload.w_shape[0], np.prod(workload.w_shape[1:])
-    bias = rng.integers(-200, 200, outputs).astype(np.int32)
-    scale = 40 / np.sqrt(depth) * 2.0 ** rng.uniform(-2, 2, outputs if seed % 3 else 1)
-    low, high = sorted(rng.integers(0, 256, 2).tolist())
-    zero_points = [rng.integers(0, x_max + 1), rng.integers(0, 256)]
-    params = reference.make_requantize_params(scale, workload.requantize)
-    qinfo = np.array([*zero_points, low, high], np.int32)
-    return x.astype(np.uint8), w.astype(np.int8), bias, params, qinfo
-
-
-def expected(workload, x, w, bias, params, qinfo):
-    x_zero_point, out_zero_point, low, high = (int(v) for v in qinfo)
-    end = {
-        "requantize_flavour": workload.requantize,
-        "out_zero_point": out_zero_point,
-        "out_min": low,
-        "out_max": high,
-    }
-    if workload.op == "matmul":
-        return reference.matmul(x, w, bias, params, **end)
-    return reference.conv2d(
-        x,
-        w,
-        bias,
-        params,
-        strides=workload.strides,
-        padding=workload.padding,
-        dilation=workload.dilation,
-        x_zero_point=x_zero_point,
-        **end,
-    )
-
-
-def build(kernel, device):
-    return tvm.compile(tvm.IRModule({"k": kernel.prim_func()}), target=device.target)
-
-
-def run(kernel, device, x, constants, qinfo):
-    """Run into the middle of a larger buffer whose ends must stay as they were."""
-    workload = kernel.workload
-    size = int(np.prod(workload.out_shape)) * np.dtype(workload.out_dtype).itemsize
-    memory = np.full(size + 256, 0xA5, np.uint8)
-    start = -memory.ctypes.data % 64 + 64
-    inside = memory[start : start + size]
-    out = inside.view(workload.out_dtype).reshape(workload.out_shape)
-    arrays = [tvm.runtime.tensor(array) for array in (x, *constants, qinfo)]
-    build(kernel, device)[kernel.name](*arrays, tvm.runtime.from_dlpack(out))
-    assert (memory[:start] == 0xA5).all() and (memory[start + size :] == 0xA5).all()
-    return out
-
-
 def check(workload, device, seed=0, extreme=False):
     """Every plan that the device can execute, whether or not the rule would choose it."""
     data = make_data(workload, seed, extreme)
-    x, w, bias, params, qinfo = data
     want = expected(workload, *data)
     kernels = [BitsKernel(workload, plan) for plan in plans(workload, device)]
     assert kernels
     for kernel in kernels:
-        got = run(kernel, device, x, kernel.pack(w, bias, params), qinfo)
+        got = run(kernel, device, *data)
         np.testing.assert_array_equal(got, want, err_msg=kernel.name)
     return kernels
 
@@ -205,7 +143,7 @@ def test_sums_that_need_more_than_16_bits_are_left_to_others(device):
     assert not any(name.startswith("vpshufb") for name in names)
     data = make_data(deep, 0, True)
     kernel = find_kernel(deep, device)
-    got = run(kernel, device, data[0], kernel.pack(*data[1:4]), data[4])
+    got = run(kernel, device, *data)
     np.testing.assert_array_equal(got, expected(deep, *data))
 
 

@@ -7,6 +7,7 @@ import pytest
 import tvm
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from kernel_tools import expected, make_data, run
 from tvm import relax
 
 from tvmquant import reference
@@ -43,74 +44,10 @@ def conv(n, h, w, c, o, kernel, strides=(1, 1), padding=(0, 0, 0, 0), **more):
     return Workload("conv2d", (n, h, w, c), shape, strides, padding, dilation, groups, **more)
 
 
-def make_data(workload, seed, extreme=False):
-    """Stored activations, weights, bias, real multipliers and qinfo."""
-    rng = np.random.default_rng(seed)
-    x_max, bits = 2**workload.x_bits - 1, workload.w_bits
-    x = rng.integers(0, x_max + 1, workload.x_shape)
-    w = rng.integers(-(2 ** (bits - 1)), 2 ** (bits - 1), workload.w_shape)
-    if bits == 1:
-        w = rng.integers(0, 2, workload.w_shape) * 2 - 1
-    if extreme:
-        x = np.where(rng.random(x.shape) < 0.9, x_max, x)
-        w = np.where(rng.random(w.shape) < 0.5, w.max(), w.min())
-    if workload.no_saturation:
-        w = np.clip(w, -64, 64)
-    outputs = workload.w_shape[0]
-    bias = rng.integers(-4000, 4000, outputs).astype(np.int32)
-    depth = np.prod(workload.w_shape[1:])
-    spread = np.sqrt(depth) * 2.0 ** (workload.x_bits + bits - 2)
-    multiplier = 60 / spread * 2.0 ** rng.uniform(-4, 4, outputs if seed % 3 else 1)
-    low, high = sorted(rng.integers(0, 256, 2).tolist())
-    qinfo = np.array([rng.integers(0, x_max + 1), rng.integers(0, 256), low, high], np.int32)
-    params = reference.make_requantize_params(multiplier, workload.requantize)
-    return x.astype(np.uint8), w.astype(np.int8), bias, params, qinfo
-
-
-def expected(workload, x, w, bias, params, qinfo):
-    x_zero_point, out_zero_point, low, high = (int(v) for v in qinfo)
-    end = {
-        "requantize_flavour": workload.requantize,
-        "out_zero_point": out_zero_point,
-        "out_min": low,
-        "out_max": high,
-    }
-    if workload.op == "matmul":
-        return reference.matmul(x, w, bias, params, **end)
-    return reference.conv2d(
-        x,
-        w,
-        bias,
-        params,
-        strides=workload.strides,
-        padding=workload.padding,
-        dilation=workload.dilation,
-        groups=workload.groups,
-        x_zero_point=x_zero_point,
-        **end,
-    )
-
-
-def run(kernel, device, x, constants, qinfo):
-    """Run the kernel into the middle of a larger buffer whose ends must stay as they were."""
-    workload, function = kernel.workload, kernel.prim_func()
-    module = tvm.compile(tvm.IRModule({kernel.name: function}), target=device.target)
-    size = int(np.prod(workload.out_shape)) * np.dtype(workload.out_dtype).itemsize
-    memory = np.full(size + 256, 0xA5, np.uint8)
-    start = -memory.ctypes.data % 64 + 64
-    inside = memory[start : start + size]
-    out = inside.view(workload.out_dtype).reshape(workload.out_shape)
-    arrays = [tvm.runtime.tensor(array) for array in (x, *constants, qinfo)]
-    module[kernel.name](*arrays, tvm.runtime.from_dlpack(out))
-    assert (memory[:start] == 0xA5).all() and (memory[start + size :] == 0xA5).all()
-    return out
-
-
 def check(workload, device, seed=0, extreme=False):
     data = make_data(workload, seed, extreme)
-    x, w, bias, params, qinfo = data
     kernel = dense(workload, device)
-    got = run(kernel, device, x, kernel.pack(w, bias, params), qinfo)
+    got = run(kernel, device, *data)
     np.testing.assert_array_equal(got, expected(workload, *data), err_msg=kernel.name)
     return kernel
 
@@ -193,7 +130,7 @@ def test_sums_wrap_like_the_reference(device):
     workload = Workload("matmul", (3, 8), (16, 8), requantize="none")
     data[2] = np.full(16, 2**31 - 10, np.int32)
     kernel = dense(workload, device)
-    got = run(kernel, device, data[0], kernel.pack(data[1], data[2], ()), data[4])
+    got = run(kernel, device, *data)
     np.testing.assert_array_equal(got, expected(workload, *data))
 
 
@@ -206,7 +143,7 @@ def test_multipliers_beyond_every_range(device, flavour):
     multipliers = np.resize([0.0, 1e-30, high, 2.0**-31, 1.0], 24)
     params = reference.make_requantize_params(multipliers, flavour)
     kernel = dense(workload, device)
-    got = run(kernel, device, x, kernel.pack(w, bias, params), qinfo)
+    got = run(kernel, device, x, w, bias, params, qinfo)
     np.testing.assert_array_equal(got, expected(workload, x, w, bias, params, qinfo))
 
 
