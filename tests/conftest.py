@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 import tvm
+from emulated_pi import Unavailable, emulated_pi
 from tvm import relax
 
 from tvmquant.runtime import CompiledModel, LayerInfo, Manifest, TensorInfo, current_versions
@@ -94,3 +95,22 @@ def edit_manifest():
         path.write_text(json.dumps(data))
 
     return edit
+
+
+def _pi(python):
+    try:
+        return emulated_pi(python)
+    except Unavailable as reason:
+        pytest.skip(f"no emulated Raspberry Pi: {reason}")
+
+
+@pytest.fixture(scope="session")
+def pi():
+    """Emulated Raspberry Pi with the C libraries only: ``pi.run(argv, cpu="cortex-a72")``."""
+    return _pi(python=False)
+
+
+@pytest.fixture(scope="session")
+def pi_python():
+    """Emulated Raspberry Pi with Python and TVM: ``pi_python.run_python(["-c", …])``."""
+    return _pi(python=True)

@@ -11,6 +11,7 @@ import psutil
 import tvm
 
 from tvmquant.errors import TargetError
+from tvmquant.targets.boards import find_board, known_names
 
 
 @dataclass(frozen=True)
@@ -40,11 +41,23 @@ class Device:
         return tvm.target.Target(json.loads(self.target_json))
 
     @property
+    def architecture(self) -> str:
+        """First part of the target's triple, for example ``x86_64`` or ``aarch64``."""
+        triple = json.loads(self.target_json).get("mtriple") or _system_triple()
+        architecture = str(triple).split("-")[0]
+        return {"arm64": "aarch64", "amd64": "x86_64"}.get(architecture, architecture)
+
+    @property
     def isa(self) -> str:
         """Best instruction set for integer dot products.
 
-        ``avx512_vnni``, ``avx_vnni``, ``avx2``, or ``generic`` (plain vector code, any processor).
+        ``avx512_vnni``, ``avx_vnni``, ``avx2``; on 64-bit ARM ``neon_i8mm`` (with dot products,
+        too), ``neon_dotprod``, ``neon``; else ``generic`` (plain vector code, any processor).
         """
+        if self.architecture == "aarch64" and "neon" in self.features:
+            if {"i8mm", "dotprod"} <= self.features:
+                return "neon_i8mm"
+            return "neon_dotprod" if "dotprod" in self.features else "neon"
         if {"avx512vnni", "avx512vl", "avx512bw"} <= self.features:
             return "avx512_vnni"
         if {"avxvnni", "avx2"} <= self.features:
@@ -55,13 +68,26 @@ class Device:
         """Copy that must not use ``features`` (to test kernels of lesser processors)."""
         target = json.loads(self.target_json)
         target["mattr"] = [*target.get("mattr", []), *(f"-{name}" for name in features)]
-        return Device(
-            self.name, json.dumps(target), self.features - set(features), self.num_cores
-        )
+        return Device(self.name, json.dumps(target), self.features - set(features), self.num_cores)
 
 
-_STEERING = ("sse4.1", "ssse3", "avx2", "fma", "f16c", "avxvnni", "avx512f", "avx512bw",
-             "avx512vl", "avx512vnni", "avx512vbmi", "avx512vpopcntdq", "neon", "dotprod", "i8mm")
+_STEERING = (
+    "sse4.1",
+    "ssse3",
+    "avx2",
+    "fma",
+    "f16c",
+    "avxvnni",
+    "avx512f",
+    "avx512bw",
+    "avx512vl",
+    "avx512vnni",
+    "avx512vbmi",
+    "avx512vpopcntdq",
+    "neon",
+    "dotprod",
+    "i8mm",
+)
 
 
 def _features(target: dict[str, Any]) -> frozenset[str]:
@@ -70,9 +96,14 @@ def _features(target: dict[str, Any]) -> frozenset[str]:
 
 
 @cache
+def _system_triple() -> str:
+    return str(tvm.target.codegen.llvm_get_system_triple())
+
+
+@cache
 def _host() -> Device:
     cpu = tvm.target.codegen.llvm_get_system_cpu()
-    triple = tvm.target.codegen.llvm_get_system_triple()
+    triple = _system_triple()
     cores = psutil.cpu_count(logical=False) or 1
     target = {"kind": "llvm", "mtriple": triple, "mcpu": cpu, "num-cores": cores}
     return Device("host", json.dumps(target), _features(target), cores)
@@ -84,7 +115,9 @@ def get_device(target: Any = "host") -> Device:
     Parameters
     ----------
     target : str, dict, tvm.target.Target or Device
-        ``"host"``, a TVM target dictionary of kind ``llvm`` or a TVM ``Target``.
+        ``"host"``, the name of a board (``rpi3``, ``rpi4``, ``rpi5``, ``arm_cpu``, ``aarch64``,
+        ``armv7l``) with optional features as in ``aarch64+dotprod``, a tag of TVM such as
+        ``raspberry-pi/4b-aarch64``, a TVM target dictionary of kind ``llvm`` or a TVM ``Target``.
 
     Raises
     ------
@@ -95,19 +128,54 @@ def get_device(target: Any = "host") -> Device:
         return target
     if target == "host":
         return _host()
+    if isinstance(target, str):
+        found = find_board(target)
+        if found is not None:
+            board, extra = found
+            return _device("+".join([board.name, *extra]), board.target(extra))
+        return _device(target, _tag(target))
+    return _device(None, target)
+
+
+def _tag(name: str) -> tvm.target.Target:
+    """The target of a tag of TVM."""
+    if name in tvm.target.list_tags():
+        return tvm.target.Target(name)
+    raise TargetError(
+        f"unknown target {name!r}: use {', '.join(known_names())}, a tag of TVM such as "
+        "raspberry-pi/4b-aarch64, or a TVM target dictionary such as "
+        "{'kind': 'llvm', 'mcpu': 'x86-64-v3'}"
+    )
+
+
+def _device(name: str | None, target: Any) -> Device:
     try:
         if isinstance(target, tvm.target.Target):
-            target = json.loads(str(target)) if str(target).startswith("{") else dict(target.export())
+            target = _settings(target)
         if not isinstance(target, dict) or target.get("kind") != "llvm":
+            what = target if name is None else f"{name} ({target.get('kind')})"
             raise TargetError(
-                f"unknown target {target!r}: use 'host' or a TVM target dictionary such as "
-                "{'kind': 'llvm', 'mcpu': 'x86-64-v3'}"
+                f"unknown target {what!r}: use {', '.join(known_names())}, or a TVM target "
+                "dictionary of kind llvm such as {'kind': 'llvm', 'mcpu': 'x86-64-v3'}"
             )
         tvm.target.Target(target)
         cores = int(target.get("num-cores", 1))
-        return Device(str(target.get("mcpu", "llvm")), json.dumps(target), _features(target), cores)
+        name = name or str(target.get("mcpu", "llvm"))
+        return Device(name, json.dumps(target), _features(target), cores)
     except TargetError:
         raise
     except Exception as error:
         first = str(error).strip().splitlines()[-1]
         raise TargetError(f"TVM refuses the target {target!r}: {first}") from None
+
+
+def _settings(target: tvm.target.Target) -> dict[str, Any]:
+    """What a user would have written to get ``target``: TVM adds what it derived."""
+    text = str(target)
+    settings = json.loads(text) if text.startswith("{") else dict(target.export())
+    derived = ("keys", "tag", "host")
+    return {
+        key: value
+        for key, value in settings.items()
+        if key not in derived and not key.startswith("feature.")
+    }

@@ -22,7 +22,7 @@ def instruction_set(device: Device) -> str | None:
     """``avx512_vnni``, ``avx512bw``, ``avx_vnni``, ``avx2``, or None where there is no step."""
     if device.isa == "avx2" and {"avx512bw", "avx512vl"} <= device.features:
         return "avx512bw"
-    return None if device.isa == "generic" else device.isa
+    return device.isa if device.isa in ("avx512_vnni", "avx_vnni", "avx2") else None
 
 
 @dataclass(frozen=True)
