@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 
 from tvmquant.calibration import make_estimator
-from tvmquant.recipe import ESTIMATORS
+from tvmquant.calibration.base import ESTIMATOR_NAMES
 
 
-@pytest.mark.parametrize("name", ESTIMATORS)
+@pytest.mark.parametrize("name", ESTIMATOR_NAMES)
 @pytest.mark.parametrize("value", [3.0, -2.0, 0.0])
 def test_a_constant_lies_within_its_range(name, value):
     estimator = make_estimator(name)

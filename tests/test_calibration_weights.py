@@ -16,7 +16,7 @@ def restored(q, scale, axis):
     return q * (scale.reshape(shape) if scale.size > 1 else scale)
 
 
-@pytest.mark.parametrize("estimator", ["minmax", "mse"])
+@pytest.mark.parametrize("estimator", ["minmax", "mse", "entropy", "aciq", "fixed_point"])
 @pytest.mark.parametrize("granularity", ["per_channel", "per_tensor"])
 @pytest.mark.parametrize("axis", [0, 3])
 @pytest.mark.parametrize("bits", [8, 4, 2])
@@ -42,6 +42,17 @@ def test_searched_scales_have_less_error(bits):
         return ((restored(q, scale, 0) - W) ** 2).sum((1, 2, 3))
 
     assert np.all(error("mse") <= error("minmax") * 1.0001)
+
+
+@pytest.mark.parametrize("estimator", ["entropy", "aciq"])
+def test_a_clipping_estimator_beats_min_max_on_long_tails(estimator):
+    rng = np.random.default_rng(0)
+    w = rng.laplace(size=(4, 3, 3, 500)).astype(np.float32)
+    errors = {}
+    for name in (estimator, "minmax"):
+        q, scale = quantize_weight(w, bits=4, axis=0, estimator=name)
+        errors[name] = ((restored(q, scale, 0) - w) ** 2).mean((1, 2, 3))
+    assert np.all(errors[estimator] < errors["minmax"])
 
 
 def test_one_bit_is_the_sign_times_the_mean_magnitude():

@@ -123,6 +123,7 @@ def test_first_and_last_never_get_fewer_bits():
         ('{"weights": {"bits": 3}}', "bits must be one of 8, 4, 2, 1, got 3"),
         ('{"weights": {"bits": "4"}}', "bits must be one of 8, 4, 2, 1, got '4'"),
         ('{"weights": {"symmetric": false}}', "weights must be symmetric"),
+        ('{"weights": {"estimator": "cross_entropy"}}', "cross_entropy is for logits"),
         ('{"activations": {"granularity": "per_channel"}}', "activations must be per_tensor"),
         ('{"activations": {"estimator": "best"}}', "estimator must be one of minmax"),
         ('{"requantize": "exact"}', "requantize must be one of float, fixed_point, power_of_two"),

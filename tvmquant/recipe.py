@@ -15,7 +15,16 @@ from tvmquant.errors import RecipeError, TargetError
 BITS = (8, 4, 2, 1)
 GRANULARITIES = ("per_tensor", "per_channel")
 REQUANTIZE = ("float", "fixed_point", "power_of_two")
-ESTIMATORS = ("minmax", "percentile", "mse")
+ESTIMATORS = (
+    "minmax",
+    "percentile",
+    "mse",
+    "moving_average",
+    "entropy",
+    "aciq",
+    "cross_entropy",
+    "fixed_point",
+)
 # At 8 bits; below, the range is searched (``mse``). A percentile of 99.99 was never worse than
 # min-max on the networks at hand and much better where activations have outliers.
 WEIGHT_ESTIMATOR = "minmax"
@@ -123,6 +132,8 @@ class Recipe:
             raise RecipeError(f"percentile must lie in (50, 100], got {self.percentile}")
         if not self.weights.symmetric:
             raise RecipeError("weights must be symmetric: set weights.symmetric to true")
+        if self.weights.estimator == "cross_entropy":
+            raise RecipeError("weights.estimator: cross_entropy is for logits, use mse")
         if self.activations.granularity != "per_tensor":
             raise RecipeError("activations must be per_tensor: integer kernels need one scale")
 

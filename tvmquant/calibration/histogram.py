@@ -1,16 +1,15 @@
-"""Histogram-based range estimators: percentile and mean squared error.
+"""A histogram that widens, which most range estimators keep.
 
-The histogram widens by whole factors of two when a value falls outside, merging bins pairwise, so
-the stream may be of any length.
+It widens by whole factors of two when a value falls outside, merging bins pairwise, so the stream
+may be of any length.
 """
 
 from __future__ import annotations
 
 import numpy as np
 
-from tvmquant.calibration.params import activation_params
-
-BINS = 4096
+# Folded to magnitudes and cut at the largest value, at least 2048 bins remain.
+BINS = 8192
 
 
 class Histogram:
@@ -54,47 +53,21 @@ class Histogram:
         width = 2 * self.limit / self.bins
         return -self.limit + width * (np.arange(self.bins) + 0.5)
 
+    def magnitudes(self) -> np.ndarray:
+        """Counts of ``|x|`` in bins of the same width from zero up to the largest value seen."""
+        half = self.bins // 2
+        folded = self.counts[half:] + self.counts[:half][::-1]
+        used = np.flatnonzero(folded)
+        return folded[: used[-1] + 1] if used.size else folded[:0]
 
-class PercentileEstimator:
-    """Keeps the given share of the values, cutting both tails alike.
-
-    Parameters
-    ----------
-    percentile : float
-        Share kept, in percent; 100 is min-max.
-    """
-
-    def __init__(self, percentile: float) -> None:
-        self.percentile = percentile
-        self.histogram = Histogram()
-
-    def update(self, values: np.ndarray) -> None:
-        """Observe one array."""
-        self.histogram.update(values)
-
-    def range(self, bits: int, symmetric: bool) -> tuple[float, float]:
-        """Range between the two percentiles, never wider than what was seen."""
-        h = self.histogram
-        total = h.counts.sum()
-        if total == 0:
-            return 0.0, 0.0
-        tail = (1 - self.percentile / 100) / 2 * total
-        below = np.cumsum(h.counts)
-        width = 2 * h.limit / h.bins
-        first = int(np.searchsorted(below, tail, side="right"))
-        last = int(np.searchsorted(below, total - tail, side="left"))
-        low = max(h.low, -h.limit + width * first)
-        high = min(h.high, -h.limit + width * (min(last, h.bins - 1) + 1))
-        return low, high
+    @property
+    def width(self) -> float:
+        """Width of a bin."""
+        return 2 * self.limit / self.bins
 
 
-class MseEstimator:
-    """Clipping range of least squared quantization error, by search over both ends.
-
-    See Nagel et al. 2021, "A White Paper on Neural Network Quantization", eq. 13.
-    """
-
-    STEPS = 48
+class HistogramEstimator:
+    """Base of the estimators that decide on a histogram of everything observed."""
 
     def __init__(self) -> None:
         self.histogram = Histogram()
@@ -102,28 +75,3 @@ class MseEstimator:
     def update(self, values: np.ndarray) -> None:
         """Observe one array."""
         self.histogram.update(values)
-
-    def range(self, bits: int, symmetric: bool) -> tuple[float, float]:
-        """Best ``(low, high)`` for ``bits`` among fractions of the observed range."""
-        h = self.histogram
-        if h.counts.sum() == 0:
-            return 0.0, 0.0
-        used = h.counts > 0
-        x, weight = h.centers[used], h.counts[used].astype(np.float64)
-        low, high = min(h.low, 0.0), max(h.high, 0.0)
-        fractions = np.arange(1, self.STEPS + 1) / self.STEPS
-
-        def error(a: float, b: float) -> float:
-            scale, zero = activation_params(a, b, bits, symmetric)
-            q = np.clip(np.rint(x / scale) + zero, 0, 2**bits - 1)
-            return float(np.sum(weight * ((q - zero) * scale - x) ** 2))
-
-        best = (error(low, high), low, high)
-        # Shrink both ends together, then each end alone around the best.
-        for f in fractions:
-            best = min(best, (error(low * f, high * f), low * f, high * f))
-        for f in fractions:
-            best = min(best, (error(low * f, best[2]), low * f, best[2]))
-        for f in fractions:
-            best = min(best, (error(best[1], high * f), best[1], high * f))
-        return best[1], best[2]

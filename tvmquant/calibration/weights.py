@@ -4,6 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 
+from tvmquant.calibration.base import make_estimator
+from tvmquant.calibration.histogram import Histogram, HistogramEstimator
+
+_UNCLIPPED = ("minmax", "percentile", "moving_average")
+_CHANNEL_BINS = 512
+
 
 def quantize_weight(
     w: np.ndarray,
@@ -28,7 +34,8 @@ def quantize_weight(
     granularity : str
         ``per_channel`` or ``per_tensor``.
     estimator : str
-        ``minmax``, ``percentile`` (as min-max: weights have no outliers to sample) or ``mse``.
+        ``minmax``, ``percentile`` and ``moving_average`` (as min-max: there is no stream to
+        sample), ``mse`` or another name of ``tvmquant.calibration.base``.
     power_of_two : bool
         Round scales to a power of two.
 
@@ -50,6 +57,10 @@ def quantize_weight(
         scale = np.maximum(rows.max(1) / qmax, -rows.min(1) / -qmin)
         if estimator == "mse":
             scale = _search(rows, scale, qmin, qmax)
+        elif estimator not in _UNCLIPPED:
+            limits = np.array([_limits(row, estimator, bits) for row in rows])
+            clipped = np.maximum(limits[:, 1] / qmax, limits[:, 0] / qmin)
+            scale = np.where(clipped > 0, np.minimum(scale, clipped), scale)
     # Without a zero among ±1, only a tiny scale makes a dead channel vanish.
     scale = np.where(scale > 1e-30, scale, 1e-30 if bits == 1 else 1.0)
     if power_of_two:
@@ -62,6 +73,15 @@ def quantize_weight(
         q = np.clip(np.rint(rows / wide), qmin, qmax)
     moved = np.moveaxis(w, axis, 0).shape
     return np.ascontiguousarray(np.moveaxis(q.reshape(moved), 0, axis)).astype(np.int8), scale
+
+
+def _limits(row: np.ndarray, estimator: str, bits: int) -> tuple[float, float]:
+    observer = make_estimator(estimator)
+    if isinstance(observer, HistogramEstimator):
+        # A channel has few weights: finer bins would hold one each and look like a plateau.
+        observer.histogram = Histogram(_CHANNEL_BINS)
+    observer.update(row.astype(np.float32))
+    return observer.range(bits, True)
 
 
 def _search(rows: np.ndarray, scale: np.ndarray, qmin: int, qmax: int) -> np.ndarray:
