@@ -1,0 +1,1 @@
+"""ARM without ARM hardware: executed instructions under emulation, next to ncnn."""
