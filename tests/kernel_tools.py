@@ -70,7 +70,7 @@ def build(kernel, device):
     return tvm.compile(tvm.IRModule(functions), target=device.target)
 
 
-def run(kernel, device, x, w, bias, params, qinfo):
+def run(kernel, device, x, w, bias, params, qinfo, *others):
     """Run into the middle of a larger buffer whose ends must stay as they were."""
     workload, built = kernel.workload, build(kernel, device)
     packed = [tvm.runtime.tensor(array) for array in kernel.pack(w, bias, params)]
@@ -85,7 +85,7 @@ def run(kernel, device, x, w, bias, params, qinfo):
     start = -memory.ctypes.data % 64 + 64
     inside = memory[start : start + size]
     out = inside.view(workload.out_dtype).reshape(workload.out_shape)
-    arrays = [tvm.runtime.tensor(x), *packed, tvm.runtime.tensor(qinfo)]
+    arrays = [tvm.runtime.tensor(x), *packed, *map(tvm.runtime.tensor, (qinfo, *others))]
     built[kernel.name](*arrays, tvm.runtime.from_dlpack(out))
     assert (memory[:start] == 0xA5).all() and (memory[start + size :] == 0xA5).all()
     return out

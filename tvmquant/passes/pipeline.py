@@ -14,6 +14,7 @@ from tvmquant.graph import Graph
 from tvmquant.ops import is_op
 from tvmquant.passes.annotate import annotate
 from tvmquant.passes.calibrate import Progress, calibrate
+from tvmquant.passes.fuse_additions import fuse_additions
 from tvmquant.passes.lower import lower
 from tvmquant.passes.moves import merge_moves
 from tvmquant.passes.pack import pack
@@ -67,7 +68,7 @@ def to_device(
 ) -> tuple[tvm.IRModule, tvm.IRModule]:
     """Phases 5 and 6: the packed module (for its layers' description) and the lowered one."""
     _report(progress, "pack")
-    packed = _dump("5_pack", pack(mod, kernels))
+    packed = _dump("5_pack", fuse_additions(pack(mod, kernels), kernels))
     _report(progress, "lower")
     return packed, _dump("6_lower", lower(packed, kernels))
 

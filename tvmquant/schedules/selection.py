@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from tvmquant.schedules.registry import kernels_for, no_kernel
 from tvmquant.schedules.space import TuningDatabase
 from tvmquant.schedules.workload import Expansion, Kernel, Workload
@@ -52,6 +54,9 @@ class KernelTable:
         return self._chosen[workload]
 
     def _choose(self, workload: Workload) -> Kernel:
+        if workload.residual:
+            # The kernel that is best without the addition: measurements know only that.
+            return self[replace(workload, residual="")].with_residual(workload.residual)
         for kernel in kernels_for(workload, self.device, self.database):
             if self.expand or expansion_of(kernel) is None:
                 return kernel

@@ -38,6 +38,9 @@ class Workload:
     max_abs_sum : int or None
         Bound on the sum of the weights' magnitudes of every output channel, see
         :func:`tvmquant.schedules.winograd.weight_bound`; None if unknown.
+    residual : str
+        How the kernel adds another tensor to its uint8 output before it stores it, see
+        :mod:`tvmquant.schedules.linear.addition`; empty if it does not.
     """
 
     op: str
@@ -52,6 +55,7 @@ class Workload:
     requantize: str = "float"
     no_saturation: bool = False
     max_abs_sum: int | None = None
+    residual: str = ""
 
     @property
     def out_shape(self) -> tuple[int, ...]:
@@ -71,6 +75,11 @@ class Workload:
         return {"none": "int32", "dequantize": "float32", "float32": "float32"}.get(
             self.requantize, "uint8"
         )
+
+    @property
+    def numbers(self) -> int:
+        """How many numbers ``qinfo`` holds."""
+        return 12 if self.residual else 4
 
     @property
     def macs(self) -> int:
@@ -116,7 +125,9 @@ class Kernel(Protocol):
         """Return the PrimFunc ``(x, *packed, qinfo, out)``.
 
         ``qinfo`` is int32 ``[4]``: x_zero_point, out_zero_point, out_min, out_max (absent for
-        the float operators).
+        the float operators). With a residual addition its numbers follow, and between ``qinfo``
+        and ``out`` comes the other tensor, uint8 of the output's shape.
         """
 
     # A kernel may also have ``expansion() -> Expansion | None``; without it nothing is expanded.
+    # And ``with_residual(form) -> Kernel``: the same kernel for a workload with this ``residual``.

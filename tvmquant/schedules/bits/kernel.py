@@ -57,7 +57,7 @@ class BitsKernel:
         if w.op != "matmul":
             parts.append("_".join(map(str, (*w.strides, *w.padding, *w.dilation))))
         parts += [f"w{w.w_bits}a{w.x_bits}", w.requantize, self.plan.isa.name]
-        return "_".join(parts)
+        return "_".join([*parts, f"add_{w.residual}"] if w.residual else parts)
 
     @property
     def label(self) -> str:
@@ -77,6 +77,11 @@ class BitsKernel:
                 others = tuple(other for other in everything if other is not plan)
                 return replace(self, plan=plan, others=others)
         raise ConfigError(f"{self.name} cannot have {dict(config)}")
+
+    def with_residual(self, form: str) -> BitsKernel:
+        """The same kernel with a residual addition in its epilogue."""
+        workload = replace(self.workload, residual=form)
+        return BitsKernel(workload, replace(self.plan, workload=workload))
 
     def pack(
         self, weight: np.ndarray, bias: np.ndarray, params: tuple[np.ndarray, ...]
@@ -106,7 +111,7 @@ class BitsKernel:
         return emit_prim_func(self.plan, self.name, nest)
 
     def prim_func(self) -> tirx.PrimFunc:
-        """Return the PrimFunc ``(x, weights, bias, *params, [offsets], qinfo, out)``."""
+        """Return the PrimFunc ``(x, weights, bias, *params, [offsets], qinfo, [other], out)``."""
         return self._prim_func
 
 

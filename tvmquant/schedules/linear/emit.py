@@ -13,7 +13,7 @@ from tvm import tirx
 from tvm.script.ir_builder import IRBuilder
 from tvm.tirx.script import builder as T
 
-from tvmquant.schedules.linear.epilogue import PARAM_DTYPES, Epilogue
+from tvmquant.schedules.linear.epilogue import PARAM_DTYPES, Epilogue, make_epilogue
 from tvmquant.schedules.linear.microkernel import Microkernel
 from tvmquant.schedules.linear.plan import Plan
 from tvmquant.schedules.linear.tir import Expr, i64
@@ -21,7 +21,7 @@ from tvmquant.schedules.linear.workspace import emit_copy
 
 
 def emit_prim_func(plan: Plan, name: str, nest: type[Nest] | None = None) -> tirx.PrimFunc:
-    """Build ``(x, weights, bias, *params, [offsets], qinfo, out)``.
+    """Build ``(x, weights, bias, *params, [offsets], qinfo, [other], out)``.
 
     ``nest`` may be a subclass of :class:`Nest` with its own workspace or register tiles.
     """
@@ -37,7 +37,10 @@ def emit_prim_func(plan: Plan, name: str, nest: type[Nest] | None = None) -> tir
                 for i, dtype in enumerate(PARAM_DTYPES[flavour])
             ]
             table = _arg("offsets", plan.offsets.shape, "int32") if plan.has_table else None
-            qinfo = _arg("qinfo", (4,), "int32")
+            qinfo = _arg("qinfo", (workload.numbers,), "int32")
+            other = None
+            if workload.residual:
+                other = _arg("other", workload.out_shape, "uint8")
             out = _arg("out", workload.out_shape, workload.out_dtype)
             T.func_attr(
                 {
@@ -48,10 +51,12 @@ def emit_prim_func(plan: Plan, name: str, nest: type[Nest] | None = None) -> tir
                 }
             )
             flat_out = _flat(out, workload.out_shape, workload.out_dtype)
-            numbers = [T.bind(qinfo[i64(i)]) for i in range(4)]
-            epilogue = Epilogue(flavour, plan.isa.x86, flat_out, params, *numbers[1:])
+            if other is not None:
+                other = _flat(other, workload.out_shape, "uint8")
+            x_zero_point = T.bind(qinfo[i64(0)])
+            epilogue = make_epilogue(workload, plan.isa.x86, flat_out, params, qinfo, other)
             flat_x = _flat(x, workload.x_shape, "uint8")
-            (nest or Nest)(plan, flat_x, w, bias, table, epilogue).emit(numbers[0])
+            (nest or Nest)(plan, flat_x, w, bias, table, epilogue).emit(x_zero_point)
     return builder.get()
 
 

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from tvm import tirx
 from tvm.tirx.script import builder as T
 
+from tvmquant.schedules.linear.addition import Addition, make_addition
+from tvmquant.schedules.linear.rounding import Clamp, rounded
 from tvmquant.schedules.linear.tir import (
     Expr,
     Register,
@@ -21,17 +23,10 @@ from tvmquant.schedules.linear.tir import (
     i64,
     intrinsic,
     load,
-    splat,
     store,
 )
+from tvmquant.schedules.workload import Workload
 
-# Above every clamp bound, and still an int16 after a zero point was added.
-_BEYOND = 32000
-# Adding 1.5 * 2**23 leaves the integer nearest to a small float in the low mantissa bits.
-_MAGIC = 12582912.0
-_MAGIC_BITS = 0x4B400000
-
-_CVTPS2DQ = {8: "llvm.x86.avx.cvt.ps2dq.256", 4: "llvm.x86.sse2.cvtps2dq"}
 _PACKSSDW = {
     16: "llvm.x86.avx512.packssdw.512",
     8: "llvm.x86.avx2.packssdw",
@@ -66,17 +61,18 @@ class Epilogue:
         Flat output.
     params : list of Buffer
         Requantize parameters, one value a padded output channel.
-    zero_point, low, high : Expr
-        int32 scalars from ``qinfo``.
+    clamp : Clamp
+        Of the output.
+    addition : Addition or None
+        What is added to the layer's own output.
     """
 
     flavour: str
     x86: bool
     out: Expr
     params: list[Expr]
-    zero_point: Expr
-    low: Expr
-    high: Expr
+    clamp: Clamp
+    addition: Addition | None = None
 
     def emit(self, sums: list[Expr], lanes: list[int], channel: Expr, at: Expr, valid: int) -> None:
         """Requantize and store neighbouring vectors of one pixel.
@@ -103,7 +99,13 @@ class Epilogue:
                     break  # a vector that is not stored whole goes alone
                 end += 1
             values = [
-                self._scale(sums[i], channel + (done + (i - start) * width), width)
+                self._scale(
+                    sums[i],
+                    channel + (done + (i - start) * width),
+                    width,
+                    at + (done + (i - start) * width),
+                    valid - done - (i - start) * width,
+                )
                 for i in range(start, end)
             ]
             exists = min((end - start) * width, valid - done)
@@ -119,54 +121,33 @@ class Epilogue:
                     self._store(self._clamp(value, width), at + (done + i * width), width, there)
             start = end
 
-    def _scale(self, acc: Expr, channel: Expr, lanes: int) -> Expr:
+    def _scale(self, acc: Expr, channel: Expr, lanes: int, at: Expr, exists: int) -> Expr:
         params = [load(p, channel, lanes) for p in self.params]
         if self.flavour == "none":
             return acc
         if self.flavour == "dequantize":
             return cast("float32", lanes, acc) * params[0]
-        if self.flavour == "float":
-            return self._round(cast("float32", lanes, acc) * params[0], lanes)
-        if self.flavour == "fixed_point":
-            return _fixed_point(acc, params[0], params[1], lanes)
-        return _power_of_two(acc, params[0], lanes)
-
-    def _round(self, scaled: Expr, lanes: int) -> Expr:
-        if not self.x86:
-            # The clamp between the product and the sum also keeps them from becoming an FMA.
-            low = broadcast(tirx.Cast("float32", self.low - self.zero_point), lanes)
-            high = broadcast(tirx.Cast("float32", self.high - self.zero_point), lanes)
-            clamped = T.min(T.max(scaled, low), high)
-            shifted = bits_as("int32", lanes, clamped + splat("float32", _MAGIC, lanes))
-            return shifted - splat("int32", _MAGIC_BITS, lanes)
-        # Too low converts to INT_MIN, which saturates rightly; too high would do so as well.
-        scaled = T.min(scaled, splat("float32", _BEYOND, lanes))
-        if lanes == 16:
-            name = "llvm.x86.avx512.mask.cvtps2dq.512"
-            unused, all_lanes = splat("int32", 0, 16), tirx.IntImm("int16", -1)
-            current_rounding = tirx.IntImm("int32", 4)
-            return intrinsic("int32", 16, name, scaled, unused, all_lanes, current_rounding)
-        return intrinsic("int32", lanes, _CVTPS2DQ[lanes], scaled)
+        if self.addition:
+            return self.addition.emit(self.flavour, acc, params, lanes, at, exists)
+        return rounded(self.flavour, acc, params, lanes, self.x86, self.clamp)
 
     def _clamp(self, value: Expr, lanes: int) -> Expr:
-        low = broadcast(self.low - self.zero_point, lanes)
-        high = broadcast(self.high - self.zero_point, lanes)
-        value = T.min(T.max(value, low), high) + broadcast(self.zero_point, lanes)
-        return cast("uint8", lanes, value)
+        clamped = self.clamp.apply("int32", lanes, value)
+        return cast("uint8", lanes, clamped + broadcast(self.clamp.zero_point, lanes))
 
     def _pack(self, values: list[Expr], lanes: int, at: Expr, exists: int) -> None:
         count = len(values)
         values = [T.bind(value) for value in values]
         values += [values[-1]] * (4 - count)
-        zero_point = broadcast(tirx.Cast("int16", self.zero_point), 2 * lanes)
+        zero_point = broadcast(tirx.Cast("int16", self.clamp.zero_point), 2 * lanes)
         halves = [
             intrinsic("int16", 2 * lanes, _PACKSSDW[lanes], a, b) + zero_point
             for a, b in (values[:2], values[2:])
         ]
         packed = intrinsic("int8", 4 * lanes, _PACKUSWB[lanes], *halves)
         packed = bits_as("uint8", 4 * lanes, packed)
-        packed = T.max(packed, broadcast(tirx.Cast("uint8", self.low), 4 * lanes))
-        packed = T.min(packed, broadcast(tirx.Cast("uint8", self.high), 4 * lanes))
+        packed = T.max(packed, broadcast(tirx.Cast("uint8", self.clamp.low), 4 * lanes))
+        packed = T.min(packed, broadcast(tirx.Cast("uint8", self.clamp.high), 4 * lanes))
         words = T.bind(bits_as("int32", lanes, packed))
         # Packing works within 128-bit lanes: word 4 * lane + vector belongs to vector, lane.
         parts = lanes // 4
@@ -194,23 +175,24 @@ class Epilogue:
                 done += size
 
 
-def _fixed_point(acc: Expr, multiplier: Expr, shift: Expr, lanes: int) -> Expr:
-    product = cast("int64", lanes, acc) * cast("int64", lanes, multiplier)
-    shift = cast("int64", lanes, shift)
-    one = splat("int64", 1, lanes)
-    rounded = (product + (one << (shift - one))) >> shift
-    high, low = splat("int64", _BEYOND, lanes), splat("int64", -_BEYOND, lanes)
-    return cast("int32", lanes, T.max(T.min(rounded, high), low))
+def make_epilogue(
+    workload: Workload, x86: bool, out: Expr, params: list[Expr], qinfo: Expr, other: Expr | None
+) -> Epilogue:
+    """Epilogue of a kernel.
 
-
-def _power_of_two(acc: Expr, shift: Expr, lanes: int) -> Expr:
-    zero, one = splat("int32", 0, lanes), splat("int32", 1, lanes)
-    right = T.max(shift, one)
-    # (acc + 2**(s-1)) >> s without the sum, which might overflow.
-    rounded = (acc >> right) + ((acc >> (right - one)) & one)
-    # A value beyond 1024 saturates the output whatever the shift to the left.
-    bound = splat("int32", 1024, lanes)
-    small = T.max(T.min(acc, bound), zero - bound)
-    shifted = small << T.max(zero - shift, zero)
-    chosen = tirx.Select(shift > zero, rounded, shifted)
-    return T.min(chosen, splat("int32", _BEYOND, lanes))
+    Parameters
+    ----------
+    workload : Workload
+    x86, out, params
+        See :class:`Epilogue`.
+    qinfo : Buffer
+        int32 numbers, see :meth:`tvmquant.schedules.workload.Kernel.prim_func`.
+    other : Buffer or None
+        Flat other operand of the residual addition, if there is one.
+    """
+    numbers = [T.bind(qinfo[i64(i)]) for i in range(workload.numbers)]
+    addition = None
+    if workload.residual:
+        addition = make_addition(workload.residual, x86, other, numbers)
+    clamp = addition.total if addition else Clamp(*numbers[1:4])
+    return Epilogue(workload.requantize, x86, out, params, clamp, addition)

@@ -48,7 +48,7 @@ class DenseKernel:
             numbers = (*w.strides, *w.padding, *w.dilation, w.groups)
             parts.append("_".join(map(str, numbers)))
         parts += [f"w{w.w_bits}a{w.x_bits}", w.requantize, self.plan.isa.name]
-        return "_".join(parts)
+        return "_".join([*parts, f"add_{w.residual}"] if w.residual else parts)
 
     @property
     def label(self) -> str:
@@ -93,6 +93,10 @@ class DenseKernel:
     def estimate(self, config: Config) -> float:
         """Half cycles that the model of the inner loop expects."""
         return self._space.get(Sizes(**config), float("inf"))
+
+    def with_residual(self, form: str) -> DenseKernel:
+        """The same kernel with a residual addition in its epilogue."""
+        return replace(self, workload=replace(self.workload, residual=form))
 
     def pack(
         self, weight: np.ndarray, bias: np.ndarray, params: tuple[np.ndarray, ...]

@@ -14,7 +14,7 @@ from tvm import tirx
 from tvm.script.ir_builder import IRBuilder
 from tvm.tirx.script import builder as T
 
-from tvmquant.schedules.linear.epilogue import PARAM_DTYPES, Epilogue
+from tvmquant.schedules.linear.epilogue import PARAM_DTYPES, Epilogue, make_epilogue
 from tvmquant.schedules.linear.tir import Expr, i64
 from tvmquant.schedules.winograd.emit_input import InputTransform
 from tvmquant.schedules.winograd.emit_output import OutputTransform
@@ -24,7 +24,7 @@ from tvmquant.schedules.winograd.plan import PIECES, Plan
 
 
 def emit_prim_func(plan: Plan, name: str) -> Any:
-    """Build ``(x, weights, [offsets], centre, bias, *params, qinfo, out)``."""
+    """Build ``(x, weights, [offsets], centre, bias, *params, qinfo, [other], out)``."""
     workload = plan.workload
     with IRBuilder() as builder:
         with T.prim_func(s_tir=True):
@@ -39,12 +39,15 @@ def emit_prim_func(plan: Plan, name: str) -> Any:
                 argument(f"param{i}", (plan.padded_outputs,), dtype)
                 for i, dtype in enumerate(PARAM_DTYPES[workload.requantize])
             ]
-            qinfo = argument("qinfo", (4,), "int32")
+            qinfo = argument("qinfo", (workload.numbers,), "int32")
+            other = None
+            if workload.residual:
+                other = argument("other", workload.out_shape, "uint8")
             out = argument("out", workload.out_shape, workload.out_dtype)
             mark(name)
-            numbers = [T.bind(qinfo[i64(i)]) for i in range(4)]
-            epilogue = Epilogue(workload.requantize, True, flat(out), params, *numbers[1:])
-            zero_point = T.bind(tirx.Cast("uint8", numbers[0]))
+            other = None if other is None else flat(other)
+            epilogue = make_epilogue(workload, True, flat(out), params, qinfo, other)
+            zero_point = T.bind(tirx.Cast("uint8", qinfo[i64(0)]))
             flat_offsets = None if offsets is None else flat(offsets)
             _Nest(plan, flat(x), flat(w), flat_offsets, centre, bias, epilogue, zero_point).emit()
     return builder.get()

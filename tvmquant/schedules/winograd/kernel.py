@@ -49,7 +49,8 @@ class WinogradKernel:
         shapes = ["x".join(map(str, shape)) for shape in (w.x_shape, w.w_shape)]
         bits = f"w{w.w_bits}a{w.x_bits}"
         padding = "_".join(map(str, w.padding))
-        return "_".join(["winograd", *shapes, padding, bits, w.requantize, *self._method])
+        parts = ["winograd", *shapes, padding, bits, w.requantize, *self._method]
+        return "_".join([*parts, f"add_{w.residual}"] if w.residual else parts)
 
     @property
     def label(self) -> str:
@@ -85,7 +86,7 @@ class WinogradKernel:
         return emit_prim_func(self.plan, self.name)
 
     def prim_func(self) -> tirx.PrimFunc:
-        """Return ``(x, weights, [offsets], centre, bias, *params, qinfo, out)``."""
+        """Return ``(x, weights, [offsets], centre, bias, *params, qinfo, [other], out)``."""
         return self._prim_func
 
     @cached_property
@@ -115,6 +116,11 @@ class WinogradKernel:
         if smallest is None or block % rows:
             raise ConfigError(f"{self.name} cannot have the sizes {dict(config)}")
         return replace(self, plan=replace(smallest, rows=rows, vectors=vectors, block=block))
+
+    def with_residual(self, form: str) -> WinogradKernel:
+        """The same kernel with a residual addition in its epilogue."""
+        workload = replace(self.workload, residual=form)
+        return replace(self, plan=replace(self.plan, workload=workload))
 
     def estimate(self, config: Config) -> float:
         """Cycles that the model expects."""
