@@ -81,6 +81,17 @@ def test_the_layers_of_a_model(quantized):
     assert workloads_of_manifest(compiled.manifest, "x") == found
 
 
+def test_additions_in_epilogues_are_not_measured():
+    net = Net()
+    x = net.op("Relu", net.conv(net.input(1, 8, 6, 6), 8, 8))
+    y = net.conv(net.op("Relu", net.op("Add", x, net.conv(x, 8, 8))), 8, 4)
+    quantized = tvmquant.quantize(net.model(y), calibration=net.data(1))
+    manifest = tvmquant.compile(quantized).manifest
+    assert any(" + " in layer.name for layer in manifest.layers)
+    found = workloads_of(to_integers(quantized.mod, quantized.recipe), HOST)
+    assert workloads_of_manifest(manifest, "x") == found
+
+
 def test_compile_measures_and_uses_what_is_fastest(quantized, net, tmp_path):
     made, _ = net
     path = tmp_path / "a.jsonl"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import warnings
 from collections.abc import Iterable
+from dataclasses import replace
 
 import psutil
 import tvm
@@ -13,6 +14,7 @@ from tvm import tirx
 from tvmquant.errors import InputError, TargetError
 from tvmquant.graph import Graph
 from tvmquant.ops import is_op
+from tvmquant.passes.fuse_additions import fuse_additions
 from tvmquant.passes.lower import fuse, workload_from_json
 from tvmquant.passes.pack import pack
 from tvmquant.passes.schedule import unscheduled
@@ -53,11 +55,11 @@ def workloads_of(integers: tvm.IRModule, device: Device) -> list[Workload]:
 def functions_of(integers: tvm.IRModule, device: Device) -> list[tirx.PrimFunc]:
     """The light operators of a model in integers, fused but not scheduled."""
     kernels = KernelTable(device)
-    return unscheduled(fuse(pack(integers, kernels), kernels))
+    return unscheduled(fuse(fuse_additions(pack(integers, kernels), kernels), kernels))
 
 
 def workloads_of_manifest(manifest: Manifest, source: object) -> list[Workload]:
-    """The same of a compiled model.
+    """The same of a compiled model: residual additions in epilogues are left out.
 
     Raises
     ------
@@ -68,7 +70,7 @@ def workloads_of_manifest(manifest: Manifest, source: object) -> list[Workload]:
     if not all(texts):
         raise InputError(f"{source} does not say what its layers are: compile the model again")
     try:
-        return [workload_from_json(text) for text in texts]
+        return [replace(workload_from_json(text), residual="") for text in texts]
     except (ValueError, TypeError):
         raise InputError(f"{source} is damaged: compile the model again") from None
 
