@@ -12,7 +12,7 @@ from conftest import build_tiny
 
 import tvmquant
 from tvmquant.errors import BundleError
-from tvmquant.runtime import CompiledModel, bundle, link
+from tvmquant.runtime import CompiledModel, bundle, toolchain
 
 
 @pytest.fixture
@@ -152,8 +152,9 @@ def test_without_a_linker_the_remedy_is_named(tiny_model, tmp_path, monkeypatch)
     from tvm.support import cc
 
     monkeypatch.setattr(cc, "get_cc", lambda: None)
-    monkeypatch.setattr(link.importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(BundleError, match="pip install ziglang"):
+    monkeypatch.setattr(toolchain.shutil, "which", lambda name: None)
+    monkeypatch.setattr(toolchain.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(BundleError, match=r"pip install 'tvmquant\[cross\]'"):
         tiny_model.save(tmp_path / "model")
     assert names(tmp_path) == []
 
@@ -163,6 +164,7 @@ def test_zig_links_where_there_is_no_c_compiler(tiny_model, tiny_inputs, tmp_pat
     from tvm.support import cc
 
     monkeypatch.setattr(cc, "get_cc", lambda: None)
+    monkeypatch.setattr(toolchain.shutil, "which", lambda name: None)
     loaded = tvmquant.load(tiny_model.save(tmp_path / "model"))
     want = tiny_model.run(tiny_inputs)["y"]
     np.testing.assert_array_equal(loaded.run(tiny_inputs)["y"], want)

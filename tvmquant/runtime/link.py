@@ -2,26 +2,29 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
-import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from tvmquant.errors import BundleError
-
-# No symbol table, and segments back to back: a third of a small model would be padding.
-_OPTIONS = ["-s", "-Wl,-z,noseparate-code"] if sys.platform == "linux" else []
+from tvmquant.runtime.toolchain import SMALL, find_toolchain, machine
 
 
-def export_library(executable: Any, path: Path) -> None:
+def export_library(executable: Any, path: Path, architecture: str | None = None) -> None:
     """Link ``executable`` into the shared library ``path``.
 
-    gcc or clang (or ``$CXX``, ``$CC``) does it, else the ``ziglang`` package.
+    gcc or clang (or ``$CXX``, ``$CC``) does it, else the ``ziglang`` package; for another
+    architecture than this machine's its own gcc, else again ``ziglang``.
+
+    Parameters
+    ----------
+    executable : tvm.relax.VMExecutable
+    path : Path
+    architecture : str, optional
+        What ``executable`` was compiled for, this machine's by default.
 
     Raises
     ------
@@ -32,15 +35,11 @@ def export_library(executable: Any, path: Path) -> None:
     """
     from tvm.support import cc
 
-    if cc.get_cc() is not None:
-        how: dict[str, Any] = {"options": list(_OPTIONS)}
-    elif importlib.util.find_spec("ziglang") is not None:
-        how = {"fcompile": _zig_link}
+    architecture = architecture or machine()
+    if architecture == machine() and cc.get_cc() is not None:
+        how: dict[str, Any] = {"options": list(SMALL) if sys.platform == "linux" else []}
     else:
-        raise BundleError(
-            "cannot link the library: there is no C compiler; install gcc or clang, or run "
-            "python -m pip install ziglang"
-        )
+        how = {"fcompile": find_toolchain(architecture).link_shared}
     with (
         tempfile.TemporaryDirectory(prefix="link-", dir=path.parent) as work,
         _objects_in_memory(Path(work)),
@@ -65,10 +64,3 @@ def _objects_in_memory(work: Path) -> Iterator[None]:
     finally:
         for descriptor in opened:
             os.close(descriptor)
-
-
-def _zig_link(output: str, objects: Sequence[str], **_options: Any) -> None:
-    command = [sys.executable, "-m", "ziglang", "cc", "-shared", "-fPIC", "-s", "-o", output]
-    done = subprocess.run([*command, *objects], capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise RuntimeError(f"zig cc failed: {done.stderr.strip()}")
