@@ -120,8 +120,8 @@ def test_first_and_last_never_get_fewer_bits():
         ("[1", "recipe is not valid JSON"),
         ("[1]", "recipe must be a JSON object"),
         ('{"weights": 4}', "weights must be a JSON object, got int"),
-        ('{"weights": {"bits": 3}}', "bits must be one of 8, 4, 2, 1, got 3"),
-        ('{"weights": {"bits": "4"}}', "bits must be one of 8, 4, 2, 1, got '4'"),
+        ('{"weights": {"bits": 3}}', "bits must be one of 8, 4, 2, 1, 16, 32, got 3"),
+        ('{"weights": {"bits": "4"}}', "bits must be one of 8, 4, 2, 1, 16, 32, got '4'"),
         ('{"weights": {"symmetric": false}}', "weights must be symmetric"),
         ('{"weights": {"estimator": "cross_entropy"}}', "cross_entropy is for logits"),
         ('{"activations": {"granularity": "per_channel"}}', "activations must be per_tensor"),
@@ -137,8 +137,8 @@ def test_first_and_last_never_get_fewer_bits():
         ('{"layers": [{"pattern": "a", "weight_bits": 5}]}', "weight_bits must be one of"),
         ('{"layers": [{"pattern": 3}]}', "pattern must be a text, got 3"),
         ('{"layers": [{"pattern": "a", "quantize": 0}]}', "quantize must be true or false"),
-        ('{"weights": {"bits": true}}', "bits must be one of 8, 4, 2, 1, got True"),
-        ('{"activations": {"bits": 4.0}}', "bits must be one of 8, 4, 2, 1, got 4.0"),
+        ('{"weights": {"bits": true}}', "bits must be one of 8, 4, 2, 1, 16, 32, got True"),
+        ('{"activations": {"bits": 4.0}}', "bits must be one of 8, 4, 2, 1, 16, 32, got 4.0"),
         ('{"activations": {"symmetric": "no"}}', "symmetric must be true or false, got 'no'"),
     ],
 )
@@ -154,3 +154,51 @@ def test_the_file_is_plain_json():
     assert data["layers"] == [
         {"pattern": "a", "weight_bits": 4, "activation_bits": None, "quantize": True}
     ]
+
+
+@pytest.mark.parametrize(
+    ("bits", "pair"), [("w4a16", (4, 16)), ("W8A32", (8, 32)), ("w2a16", (2, 16))]
+)
+def test_weights_alone_can_be_quantized(bits, pair):
+    assert parse_bits(bits) == pair
+    recipe = Recipe.for_bits(bits)
+    layer = recipe.bits_for("fc")
+    assert (layer.weight_bits, layer.activation_bits) == pair
+    assert layer.weight_only
+    assert recipe.group_size == (None if pair[0] == 8 else 32)
+    assert Recipe.from_json(recipe.to_json()) == recipe
+
+
+def test_single_layers_can_keep_float_activations():
+    rule = LayerRule("head*", weight_bits=4, activation_bits=16)
+    recipe = Recipe(layers=(rule, LayerRule("*float", quantize=False)))
+    assert recipe.bits_for("head1").weight_only
+    assert not recipe.bits_for("body").weight_only
+    assert not recipe.bits_for("head_float").weight_only
+
+
+@pytest.mark.parametrize("bits", ["w1a16", "w16a16", "w4a24"])
+def test_unknown_precisions_of_weights_alone(bits):
+    with pytest.raises(TargetError, match="unknown precision"):
+        parse_bits(bits)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('{"weights": {"bits": 16}}', "weights.bits must be 8, 4, 2 or 1"),
+        ('{"weights": {"bits": 1}, "activations": {"bits": 16}}', "need quantized activations"),
+        ('{"group_size": 4}', "group_size must be at least 8 or null"),
+        ('{"group_size": "all"}', "group_size must be a number of inputs or null"),
+        ('{"layers": [{"pattern": "a", "weight_bits": 16}]}', "weight_bits must be one of"),
+    ],
+)
+def test_complaints_about_weights_alone(text, message):
+    with pytest.raises(RecipeError, match=message):
+        Recipe.from_json(text)
+
+
+def test_one_bit_weights_of_a_layer_need_quantized_activations():
+    recipe = Recipe(layers=(LayerRule("a", weight_bits=1, activation_bits=16),))
+    with pytest.raises(RecipeError, match="layer a: weights of 1 bit"):
+        recipe.bits_for("a")

@@ -13,6 +13,9 @@ from typing import Any
 from tvmquant.errors import RecipeError, TargetError
 
 BITS = (8, 4, 2, 1)
+# Activations of that many bits stay float; weights then have 8, 4 or 2 bits.
+FLOAT_BITS = (16, 32)
+WEIGHT_ONLY_BITS = (8, 4, 2)
 GRANULARITIES = ("per_tensor", "per_channel")
 REQUANTIZE = ("float", "fixed_point", "power_of_two")
 ESTIMATORS = (
@@ -29,6 +32,7 @@ ESTIMATORS = (
 # min-max on the networks at hand and much better where activations have outliers.
 WEIGHT_ESTIMATOR = "minmax"
 ACTIVATION_ESTIMATOR = "percentile"
+GROUP_SIZE = 32
 
 
 @dataclass(frozen=True)
@@ -38,7 +42,7 @@ class QuantSpec:
     Attributes
     ----------
     bits : int
-        8, 4, 2 or 1.
+        8, 4, 2 or 1; for activations also 16 or 32: they stay float.
     symmetric : bool
         Range symmetric around zero. Weights always are.
     granularity : str
@@ -53,7 +57,7 @@ class QuantSpec:
     estimator: str = "minmax"
 
     def __post_init__(self) -> None:
-        _one_of("bits", self.bits, BITS)
+        _one_of("bits", self.bits, (*BITS, *FLOAT_BITS))
         _is_a("symmetric", self.symmetric, bool, "true or false")
         _one_of("granularity", self.granularity, GRANULARITIES)
         _one_of("estimator", self.estimator, ESTIMATORS)
@@ -63,7 +67,8 @@ class QuantSpec:
 class LayerRule:
     """Override for the layers whose name matches ``pattern`` (shell wildcards); later rules win.
 
-    ``None`` keeps the recipe's value; ``quantize=False`` leaves the layer in float.
+    ``None`` keeps the recipe's value; ``quantize=False`` leaves the layer in float. Activation bits
+    of 16 or 32 quantize the weights only.
     """
 
     pattern: str
@@ -74,9 +79,10 @@ class LayerRule:
     def __post_init__(self) -> None:
         _is_a("pattern", self.pattern, str, "a text")
         _is_a("quantize", self.quantize, bool, "true or false")
-        for name in ("weight_bits", "activation_bits"):
-            if getattr(self, name) is not None:
-                _one_of(name, getattr(self, name), BITS)
+        if self.weight_bits is not None:
+            _one_of("weight_bits", self.weight_bits, BITS)
+        if self.activation_bits is not None:
+            _one_of("activation_bits", self.activation_bits, (*BITS, *FLOAT_BITS))
 
 
 @dataclass(frozen=True)
@@ -86,6 +92,11 @@ class LayerBits:
     weight_bits: int
     activation_bits: int
     quantize: bool = True
+
+    @property
+    def weight_only(self) -> bool:
+        """Whether activations stay float."""
+        return self.quantize and self.activation_bits in FLOAT_BITS
 
 
 @dataclass(frozen=True)
@@ -98,7 +109,7 @@ class Recipe:
         Defaults for every layer.
     first_last_bits : int or None
         Bits (weights and input activations) of the first and last compute layers; ``None``
-        treats them like all others.
+        treats them like all others. Layers with float activations do not count.
     requantize : str
         ``float``, ``fixed_point`` or ``power_of_two``, see ``tvmquant.reference.requantize``.
     percentile : float
@@ -106,6 +117,9 @@ class Recipe:
     expand_weights : bool
         Whether kernels may expand weights in memory when the model is loaded (Winograd transforms,
         tables); the file stays packed either way.
+    group_size : int or None
+        In layers with float activations: consecutive inputs of an output channel that share a
+        scale; ``None`` is one scale an output channel.
     layers : tuple of LayerRule
         Overrides by layer name.
     """
@@ -120,6 +134,7 @@ class Recipe:
     requantize: str = "float"
     percentile: float = 99.99
     expand_weights: bool = True
+    group_size: int | None = GROUP_SIZE
     layers: tuple[LayerRule, ...] = ()
 
     def __post_init__(self) -> None:
@@ -128,10 +143,21 @@ class Recipe:
             _one_of("first_last_bits", self.first_last_bits, BITS)
         _is_a("percentile", self.percentile, int | float, "a number")
         _is_a("expand_weights", self.expand_weights, bool, "true or false")
+        if self.group_size is not None:
+            _is_a("group_size", self.group_size, int, "a number of inputs or null")
+            if isinstance(self.group_size, bool) or self.group_size < 8:
+                raise RecipeError(f"group_size must be at least 8 or null, got {self.group_size}")
         if not 50 < self.percentile <= 100:
             raise RecipeError(f"percentile must lie in (50, 100], got {self.percentile}")
         if not self.weights.symmetric:
             raise RecipeError("weights must be symmetric: set weights.symmetric to true")
+        if self.weights.bits not in BITS:
+            raise RecipeError(f"weights.bits must be 8, 4, 2 or 1, got {self.weights.bits}")
+        if self.activations.bits in FLOAT_BITS and self.weights.bits not in WEIGHT_ONLY_BITS:
+            raise RecipeError(
+                f"weights of {self.weights.bits} bit need quantized activations: set "
+                "activations.bits to 8, 4, 2 or 1"
+            )
         if self.weights.estimator == "cross_entropy":
             raise RecipeError("weights.estimator: cross_entropy is for logits, use mse")
         if self.activations.granularity != "per_tensor":
@@ -139,8 +165,13 @@ class Recipe:
 
     @classmethod
     def for_bits(cls, bits: int | str, **changes: Any) -> Recipe:
-        """Recipe of a precision name: ``8``, ``4``, ``2``, ``1`` or ``"w4a8"``."""
+        """Recipe of a precision name: ``8``, ``4``, ``2``, ``1``, ``"w4a8"``, ``"w4a16"``.
+
+        8-bit weights of float activations have one scale an output channel.
+        """
         weight_bits, activation_bits = parse_bits(bits)
+        if activation_bits in FLOAT_BITS and weight_bits == 8:
+            changes = {"group_size": None, **changes}
         return cls().with_bits(weight_bits, activation_bits, **changes)
 
     def with_bits(self, weight_bits: int, activation_bits: int, **changes: Any) -> Recipe:
@@ -170,6 +201,10 @@ class Recipe:
                     rule.activation_bits or decision.activation_bits,
                     rule.quantize,
                 )
+        if decision.weight_only and decision.weight_bits not in WEIGHT_ONLY_BITS:
+            raise RecipeError(
+                f"layer {name}: weights of {decision.weight_bits} bit need quantized activations"
+            )
         return decision
 
     @property
@@ -225,15 +260,21 @@ class Recipe:
 
 
 def parse_bits(bits: int | str) -> tuple[int, int]:
-    """Weight and activation bits of a precision name: ``8`` → (8, 8), ``"w4a8"`` → (4, 8)."""
+    """Weight and activation bits of a precision name: ``8`` → (8, 8), ``"w4a8"`` → (4, 8).
+
+    ``a16`` and ``a32`` both say that activations stay float, in the type the model has.
+    """
     text = str(bits).strip().lower()
     match = re.fullmatch(r"w(\d+)a(\d+)", text) or re.fullmatch(r"(\d+)", text)
     if match:
         numbers = [int(group) for group in match.groups()]
         pair = (numbers[0], numbers[-1])
-        if all(number in BITS for number in pair):
+        weight_only = pair[0] in WEIGHT_ONLY_BITS and pair[1] in FLOAT_BITS
+        if weight_only or all(number in BITS for number in pair):
             return pair
-    raise TargetError(f"unknown precision {bits!r}: use 8, 4, 2, 1 or a name such as 'w4a8'")
+    raise TargetError(
+        f"unknown precision {bits!r}: use 8, 4, 2, 1 or a name such as 'w4a8' or 'w4a16'"
+    )
 
 
 def _one_of(name: str, value: Any, allowed: tuple) -> None:

@@ -15,6 +15,7 @@ from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from tvmquant.errors import UnsupportedOperatorError
 from tvmquant.frontend.onnx_model import graph_inputs
+from tvmquant.reference import unpack_bits
 
 _MICROSOFT = "com.microsoft"
 
@@ -51,6 +52,7 @@ class _Builder:
     def __init__(self, model: ModelProto) -> None:
         self.nodes: list[NodeProto] = []
         self.constants: list[TensorProto] = []
+        self.tensors = {t.name: t for t in model.graph.initializer}
         self.known = {t.name: (t.data_type, list(t.dims)) for t in model.graph.initializer}
         for value in (*graph_inputs(model.graph), *model.graph.value_info):
             kind = value.type.tensor_type
@@ -63,6 +65,15 @@ class _Builder:
     def argument(self, index: int) -> str:
         """Input of the replaced node, "" when it is absent."""
         return self.node.input[index] if index < len(self.node.input) else ""
+
+    def array(self, index: int, what: str) -> np.ndarray | None:
+        """Constant input of the replaced node, ``None`` when it is absent."""
+        name = self.argument(index)
+        if name and name not in self.tensors:
+            raise UnsupportedOperatorError(
+                f"node '{self.node.name}' ({self.node.op_type}): its {what} must be constant"
+            )
+        return numpy_helper.to_array(self.tensors[name]) if name else None
 
     def emit(
         self, op: str, inputs: Sequence[str], suffix: str, *, output: str = "", **attributes: object
@@ -84,10 +95,19 @@ class _Builder:
         return name
 
     def dequantize(
-        self, q: str, scale: str, zero_point: str, suffix: str, *, axis: int | None = None
+        self,
+        q: str,
+        scale: str,
+        zero_point: str,
+        suffix: str,
+        *,
+        axis: int | None = None,
+        block_size: int = 0,
     ) -> str:
         inputs = [q, self.scale(scale, suffix)] + ([zero_point] if zero_point else [])
         attributes = {} if axis is None else {"axis": axis}
+        if block_size:
+            attributes["block_size"] = block_size
         return self.emit("DequantizeLinear", inputs, f"dequantize_{suffix}", **attributes)
 
     def integers(self, q: str, zero_point: str, suffix: str, *, axis: int) -> str:
@@ -167,6 +187,42 @@ def _qgemm(b: _Builder, node: NodeProto) -> None:
         b.emit("Gemm", inputs, "", output=node.output[0], **attributes)
 
 
+def _matmul_nbits(b: _Builder, node: NodeProto) -> None:
+    attributes = _attributes(node)
+    if b.argument(4):
+        raise UnsupportedOperatorError(
+            f"node '{node.name}' (MatMulNBits) reorders its inputs by g_idx, which is not supported"
+        )
+    depth, outputs, block = (int(attributes[key]) for key in ("K", "N", "block_size"))
+    bits = int(attributes.get("bits", 4))
+    blocks = -(-depth // block)
+    if bits not in (8, 4, 2):
+        raise UnsupportedOperatorError(
+            f"node '{node.name}' (MatMulNBits) has weights of {bits} bits; tvmquant imports 8, 4, 2"
+        )
+    packed, scale = b.array(1, "weights"), b.array(2, "scales").astype(np.float32)
+    weights = unpack_bits(packed.reshape(outputs, -1), bits, blocks * block)[:, :depth]
+    zero = b.array(3, "zero points")
+    if zero is None:
+        zero = np.full((outputs, blocks), 2 ** (bits - 1), np.uint8)
+    elif zero.dtype != np.uint8:
+        raise UnsupportedOperatorError(
+            f"node '{node.name}' (MatMulNBits) has zero points of {zero.dtype}; only packed uint8 "
+            "is supported"
+        )
+    else:
+        zero = unpack_bits(zero.reshape(outputs, -1), bits, blocks)
+    constants = {"w": weights, "scale": scale.reshape(outputs, blocks), "zero": zero}
+    names = [b.constant(np.ascontiguousarray(a.T), f"w_{key}") for key, a in constants.items()]
+    w = b.dequantize(*names, "w", axis=0, block_size=block)
+    bias = b.argument(5)
+    if not bias:
+        b.emit("MatMul", [b.argument(0), w], "", output=node.output[0])
+        return
+    product = b.emit("MatMul", [b.argument(0), w], "")
+    b.emit("Add", [product, bias], "bias", output=node.output[0])
+
+
 def _binary(op: str) -> Callable[[_Builder, NodeProto], None]:
     def rule(b: _Builder, node: NodeProto) -> None:
         left, right = map(b.argument, range(3)), map(b.argument, range(3, 6))
@@ -219,6 +275,7 @@ LOWERED_MICROSOFT: dict[str, Rule] = {
     "QuantizeLinear": _standard,
     "DequantizeLinear": _standard,
     "QGemm": _qgemm,
+    "MatMulNBits": _matmul_nbits,
     "QLinearAdd": _binary("Add"),
     "QLinearMul": _binary("Mul"),
     "QLinearAveragePool": _unary("AveragePool"),

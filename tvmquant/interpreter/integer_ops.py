@@ -121,10 +121,15 @@ def _dynamic_params(args: list, call: relax.Call) -> tuple[np.ndarray, np.ndarra
     return np.asarray(scale, np.float32), np.asarray(zero_point, np.uint8)
 
 
+def _weight_only(args: list, call: relax.Call) -> np.ndarray:
+    return reference.weight_only_matmul(*args, **_numbers(call, "group_size"))
+
+
 INTEGER_OPS = {
     "tvmquant.conv2d": _conv2d,
     "tvmquant.matmul": _matmul,
     "tvmquant.batch_matmul": _batch_matmul,
+    "tvmquant.weight_only_matmul": _weight_only,
     "tvmquant.add": _add,
     "tvmquant.multiply": _multiply,
     "tvmquant.lut": _lut,

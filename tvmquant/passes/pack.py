@@ -17,6 +17,7 @@ from tvm import relax
 from tvmquant.graph import Builder, const_value, is_const, name_of, rewrite
 from tvmquant.ops import is_op, make_call
 from tvmquant.ops.integer import ints, shape_of
+from tvmquant.ops.weight_only import WEIGHT_ONLY
 from tvmquant.passes.fold_affine import per_channel
 from tvmquant.schedules.linear import cannot_saturate
 from tvmquant.schedules.selection import KernelTable, label_of
@@ -49,6 +50,8 @@ class _Packer:
     def visit(self, builder: Builder, var: relax.Var, value: Any) -> Any:
         if is_op(value, "tvmquant.conv2d", "tvmquant.matmul"):
             return self._integer(builder, value)
+        if is_op(value, WEIGHT_ONLY):
+            return self._weight_only(builder, value)
         kind = name_of(value)
         is_float = (kind == "nn.conv2d" and _is_float_conv(value)) or (
             kind == "matmul" and _is_float_matmul(value)
@@ -84,6 +87,21 @@ class _Packer:
         return self._packed(
             builder, x, workload, str(attrs["name"]), weight, bias, params, qinfo, shape_of(call)
         )
+
+    def _weight_only(self, builder: Builder, call: relax.Call) -> Any:
+        x, *constants = call.args
+        weight, scale, bias, *zero_point = map(const_value, constants)
+        group_size = int(call.attrs["group_size"])
+        common = {
+            "x_bits": 32,
+            "w_bits": int(call.attrs["bits"]),
+            "requantize": "float32",
+            "group_size": 0 if group_size >= weight.shape[1] else group_size,
+            "zero_points": bool(zero_point),
+        }
+        workload = _matmul_workload("matmul_weight_only", shape_of(x), weight, common)
+        name, params = str(call.attrs["name"]), (scale, *zero_point)
+        return self._packed(builder, x, workload, name, weight, bias, params, None, shape_of(call))
 
     def _float(self, builder: Builder, name: str, call: relax.Call, bias: np.ndarray | None) -> Any:
         x = call.args[0]

@@ -20,6 +20,7 @@ from tvmquant.passes.moves import merge_moves
 from tvmquant.passes.pack import pack
 from tvmquant.passes.realize import realize
 from tvmquant.passes.simplify import simplify
+from tvmquant.passes.weight_only import quantize_weights
 from tvmquant.recipe import Recipe
 from tvmquant.schedules.selection import KernelTable
 
@@ -40,7 +41,8 @@ def to_qdq(
     mod : tvm.IRModule
     recipe : Recipe
     batches : callable
-        Returns the calibration batches; not called for a model that is quantized already.
+        Returns the calibration batches; not called for a model that is quantized already, nor
+        where all activations stay float.
     progress : callable, optional
         ``(stage, done, total)``.
     total : int
@@ -52,7 +54,9 @@ def to_qdq(
         return mod
     _report(progress, "annotate")
     mod = _dump("2_annotate", annotate(mod, recipe))
-    return _dump("3_calibrate", calibrate(mod, batches(), recipe, progress, total))
+    if _is_observed(mod):
+        mod = calibrate(mod, batches(), recipe, progress, total)
+    return _dump("3_calibrate", quantize_weights(mod, recipe))
 
 
 def to_integers(
@@ -71,6 +75,11 @@ def to_device(
     packed = _dump("5_pack", fuse_additions(pack(mod, kernels), kernels))
     _report(progress, "lower")
     return packed, _dump("6_lower", lower(packed, kernels))
+
+
+def _is_observed(mod: tvm.IRModule) -> bool:
+    """Whether ``annotate`` marked anything that needs data."""
+    return any(is_op(value, "tvmquant.observe") for _, value in Graph(mod).bindings)
 
 
 def is_quantized(mod: tvm.IRModule) -> bool:

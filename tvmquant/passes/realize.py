@@ -28,6 +28,7 @@ from tvmquant.passes.realize_linear import (
     lower_matmul,
     requantized,
 )
+from tvmquant.passes.weight_only import fold_weight_only_bias, lower_weight_only
 from tvmquant.recipe import Recipe
 
 
@@ -74,9 +75,12 @@ class _Realizer:
             return lower_conv2d(builder, self.known, value, var.name)
         if name == "matmul":
             made = lower_matmul(builder, self.known, value, var.name)
-            return made if made is not None else lower_bmm(builder, self.known, value, var.name)
+            if made is None:
+                made = lower_bmm(builder, self.known, value, var.name)
+            return made if made is not None else lower_weight_only(builder, value, var.name)
         if name == "add":
-            return fold_bias(builder, self.known, value, var.name)
+            made = fold_bias(builder, self.known, value, var.name)
+            return made if made is not None else fold_weight_only_bias(builder, value)
         if name == "multiply":
             return fold_scale(builder, value)
         if name == "astype" and str(value.attrs["dtype"]) == "int32":

@@ -26,7 +26,7 @@ from tvmquant.ops.integer import shape_of
 from tvmquant.passes.fold_affine import is_linear, per_channel
 from tvmquant.passes.quantized import MOVES
 from tvmquant.passes.tables import TABULAR
-from tvmquant.recipe import Recipe
+from tvmquant.recipe import FLOAT_BITS, Recipe
 
 CLIPS = ("nn.relu", "clip")
 _BINARY = {"add", "subtract", "multiply"}
@@ -88,11 +88,13 @@ class Regions:
         if name is None or not _has_dtype(value, "float32"):
             return ("move", var) if name == "split" else ("float", var)
         if is_linear(value):
-            if not self.recipe.bits_for(var.name).quantize:
+            layer = self.recipe.bits_for(var.name)
+            if not layer.quantize or layer.weight_only:
                 return "float", var
             return ("raw" if self._has_bias(var) else "linear"), var
         if name == "matmul":
             both = all(isinstance(a, relax.Var) for a in value.args)
+            both = both and self.recipe.activations.bits not in FLOAT_BITS
             return ("bmm" if both else "float"), var
         if name in _POOLS:
             return "pool", var

@@ -16,6 +16,7 @@ from tvmquant.reference.quantize import (
     unpack_bits,
 )
 from tvmquant.reference.requantize import FLAVOURS, make_requantize_params, requantize
+from tvmquant.reference.weight_only import weight_only_bound, weight_only_matmul
 
 __all__ = [
     "FLAVOURS",
@@ -35,4 +36,6 @@ __all__ = [
     "quantize",
     "requantize",
     "unpack_bits",
+    "weight_only_bound",
+    "weight_only_matmul",
 ]

@@ -29,7 +29,7 @@ class Workload:
         As in :func:`tvmquant.reference.conv2d`; empty for ``matmul``.
     groups : int
     x_bits, w_bits : int
-        Bits of the stored values (8, 4, 2, 1); 32 for the float operators.
+        Bits of the stored values (8, 4, 2, 1); 32 for float values.
     requantize : str
         One of :data:`tvmquant.reference.FLAVOURS`; for the float operators ``float32``.
     no_saturation : bool
@@ -38,6 +38,10 @@ class Workload:
     max_abs_sum : int or None
         Bound on the sum of the weights' magnitudes of every output channel, see
         :func:`tvmquant.schedules.winograd.weight_bound`; None if unknown.
+    group_size : int
+        Of ``matmul_weight_only``: inputs that share a scale; 0 for one scale an output channel.
+    zero_points : bool
+        Of ``matmul_weight_only``: whether groups have zero points.
     residual : str
         How the kernel adds another tensor to its uint8 output before it stores it, see
         :mod:`tvmquant.schedules.linear.addition`; empty if it does not.
@@ -55,6 +59,8 @@ class Workload:
     requantize: str = "float"
     no_saturation: bool = False
     max_abs_sum: int | None = None
+    group_size: int = 0
+    zero_points: bool = False
     residual: str = ""
 
     @property

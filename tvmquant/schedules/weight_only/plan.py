@@ -1,0 +1,96 @@
+"""Tile sizes of the weight-only kernels."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from tvmquant.schedules.floating.tiling import Machine, block_count
+
+# Multiply-adds in flight that hide their latency.
+_CHAINS = 8
+_MAX_VECTORS = 8
+_MAX_ROWS = 14
+# From this many rows on it is cheaper to scale the weights than the sums of each group.
+_SCALE_WEIGHTS = 3
+
+
+@dataclass(frozen=True, order=True)
+class Sizes:
+    """A tile: ``rows`` of activations by ``vectors`` of output channels."""
+
+    rows: int
+    vectors: int
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A tile and how its sums are formed.
+
+    Attributes
+    ----------
+    rows, vectors, lanes : int
+        Rows of activations, vectors of output channels, float32 lanes of a vector.
+    chains : int
+        Partial sums of every accumulator, added up at the end of a group.
+    scaled_weights : bool
+        Weights are multiplied by their scale before the products, not sums after them.
+    """
+
+    rows: int
+    vectors: int
+    lanes: int
+    chains: int
+    scaled_weights: bool
+
+    @property
+    def width(self) -> int:
+        """Output channels of a tile."""
+        return self.vectors * self.lanes
+
+
+def make_plan(sizes: Sizes, lanes: int) -> Plan:
+    """Plan of a tile."""
+    tile = sizes.rows * sizes.vectors
+    scaled = sizes.rows >= _SCALE_WEIGHTS
+    chains = 1 if scaled else max(1, _CHAINS // tile)
+    return Plan(sizes.rows, sizes.vectors, lanes, chains, scaled)
+
+
+def priced_sizes(
+    rows: int, channels: int, machine: Machine, per_weight: float
+) -> Iterator[tuple[float, Sizes]]:
+    """``(cost, sizes)`` of every tile that fits the registers.
+
+    Parameters
+    ----------
+    rows : int
+        Rows of activations.
+    channels : int
+        Output channels.
+    machine : Machine
+    per_weight : float
+        Instructions that make a vector of float weights.
+    """
+    lanes = machine.fit(channels)
+    most = max(1, min(channels // lanes, _MAX_VECTORS))
+    for height in sorted({-(-rows // n) for n in range(1, rows + 1)}):
+        for vectors in range(1, most + 1):
+            sizes = Sizes(height, vectors)
+            if height > _MAX_ROWS or _registers(sizes) > machine.registers:
+                continue
+            plan = make_plan(sizes, lanes)
+            tiles = -(-rows // height) * block_count(channels, plan.width)
+            products = height * vectors
+            # Two multiply-adds a cycle, four instructions in all.
+            decode = vectors * (per_weight + (1 if plan.scaled_weights else 0))
+            step = max(products / 2, _CHAINS / 2 / plan.chains, (products + height + decode) / 4)
+            yield tiles * (step + 0.1), sizes
+
+
+def _registers(sizes: Sizes) -> int:
+    """Vectors that a tile keeps: sums, words, a weight, a broadcast activation, the table."""
+    plan = make_plan(sizes, 1)
+    tile = sizes.rows * sizes.vectors
+    sums = tile if plan.scaled_weights else tile * (plan.chains + 1)
+    return sums + sizes.vectors + 3 + (sizes.vectors if plan.scaled_weights else 0)
