@@ -37,3 +37,7 @@ class RecipeError(InputError):
 
 class BundleError(InputError):
     """A saved model folder is missing, damaged, foreign, or cannot be written."""
+
+
+class RemoteError(TvmQuantError):
+    """A device or a tracker cannot be reached, refuses, hangs, or is lost (exit code 1)."""

@@ -6,16 +6,19 @@ import io
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from rich.console import Console
 from rich.table import Table
-from tvm import relax
 
 from tvmquant.errors import InputError, TvmQuantError
 from tvmquant.runtime.manifest import LayerInfo, Manifest
 from tvmquant.runtime.threads import use_threads
+
+if TYPE_CHECKING:
+    # Not needed to run, and missing where only TVM's runtime is loaded.
+    from tvm import relax
 
 _BUILTIN = "vm.builtin."
 
@@ -186,9 +189,16 @@ def measure(
             runs.append([max(0, ns - own_cost) if ns else 0 for ns in times])
     # [repeats, layers] ns → µs
     micros = np.median(np.array(runs, dtype=np.float64), axis=0) / 1e3
-    total = float(micros.sum()) or 1.0
+    return from_times(manifest, micros, float(np.median(whole)) / 1e3, used, repeats)
+
+
+def from_times(
+    manifest: Manifest, micros: Sequence[float], total_us: float, threads: int, repeats: int
+) -> Profile:
+    """A profile from the microseconds of every layer and of a whole run."""
+    total = float(sum(micros)) or 1.0
     rows = [LayerTime(l, float(us), float(us) / total) for l, us in zip(manifest.layers, micros)]
-    return Profile(tuple(rows), float(np.median(whole)) / 1e3, used, repeats)
+    return Profile(tuple(rows), total_us, threads, repeats)
 
 
 def _align(calls: Sequence[tuple[str, int]], layers: Sequence[LayerInfo]) -> list[int]:
