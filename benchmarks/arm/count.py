@@ -48,7 +48,7 @@ def main(layer: str, bits: str, cpu: str, mattr: tuple[str, ...], kernel: str, n
     click.echo(header())
     reference = None
     if ncnn:
-        for precision in ("int8", "fp32"):
+        for precision in ("int8", "int8 inner", "fp32"):
             counts = count_ncnn(emulated_pi(python=True), cpu, found, precision)
             reference = reference or counts.total
             click.echo(describe(f"ncnn {precision}", counts, found.macs, reference))

@@ -19,6 +19,7 @@ _MAGIC = 7767517
 _FLOAT32 = 0
 _INT8 = 0x000D4B38
 CONVOLUTION, DEPTHWISE, INNER_PRODUCT = "Convolution", "ConvolutionDepthWise", "InnerProduct"
+QUANTIZABLE = (CONVOLUTION, DEPTHWISE, INNER_PRODUCT)
 
 
 @dataclass
@@ -36,6 +37,8 @@ class NcnnLayer:
         float32, as the file has them: ``[O, I, KH, KW]`` flattened in that order.
     input_scale, output_scale : float or None
         Integers a unit of the input and the output; with an input scale the layer runs in int8.
+    scale : float or None
+        Of a Quantize layer.
     """
 
     kind: str
@@ -47,8 +50,10 @@ class NcnnLayer:
     bias: np.ndarray | None = None
     input_scale: float | None = None
     output_scale: float | None = None
+    scale: float | None = None
 
     def line(self) -> str:
+        """The layer's line of the param file."""
         params = dict(self.params)
         if self.input_scale is not None:
             term = 1 if self.kind == DEPTHWISE else 2
@@ -58,6 +63,9 @@ class NcnnLayer:
         return " ".join([self.kind, self.name, counts, *self.inputs, *self.outputs, *texts])
 
     def data(self) -> bytes:
+        """What the bin file has for the layer."""
+        if self.scale is not None:
+            return np.array([self.scale], "<f4").tobytes()
         if self.weight is None:
             return b""
         bias = b"" if self.bias is None else self.bias.astype("<f4").tobytes()
@@ -87,3 +95,33 @@ def write(layers: list[NcnnLayer], stem: Path) -> tuple[Path, Path]:
     param.write_text("\n".join(lines) + "\n")
     weights.write_bytes(b"".join(layer.data() for layer in layers))
     return param, weights
+
+
+def read(param: Path, weights: Path) -> list[NcnnLayer]:
+    """Read a model with float32 weights, as ``pnnx`` writes it with ``fp16=0``."""
+    data, place = weights.read_bytes(), 0
+
+    def floats(count: int) -> np.ndarray:
+        nonlocal place
+        place += 4 * count
+        return np.frombuffer(data, "<f4", count, place - 4 * count)
+
+    layers = []
+    for line in param.read_text().splitlines()[2:]:
+        kind, name, inputs, outputs, *rest = line.split()
+        first, last = int(inputs), int(inputs) + int(outputs)
+        params = dict(text.split("=", 1) for text in rest[last:])
+        layer = NcnnLayer(kind, name, rest[:first], rest[first:last])
+        layer.params = {int(key): value for key, value in params.items()}
+        if kind in QUANTIZABLE:
+            is_conv = kind != INNER_PRODUCT
+            if int.from_bytes(data[place : place + 4], "little") != _FLOAT32:
+                raise ValueError(f"{name}: weights are not float32; convert with fp16=0")
+            place += 4
+            layer.weight = floats(int(layer.params[6 if is_conv else 2]))
+            if int(layer.params.get(5 if is_conv else 1, 0)):
+                layer.bias = floats(int(layer.params[0]))
+        layers.append(layer)
+    if place != len(data):
+        raise ValueError(f"{weights.name}: some layer with weights is not known")
+    return layers

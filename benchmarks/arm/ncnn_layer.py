@@ -36,34 +36,47 @@ def count_ncnn(pi: EmulatedPi, cpu: str, layer: Layer, precision: str) -> Counts
         layers of a network.
     """
     if precision != "int8 inner":
-        return count_model(pi, cpu, _model(layer, precision == "int8", inner=False), _input(layer))
-    raise NotImplementedError
-
-
-def count_model(pi: EmulatedPi, cpu: str, layers: list[NcnnLayer], x: np.ndarray) -> Counts:
-    """Executed instructions of one call of a model, inside ncnn's library."""
-    counts, _ = run_model(pi, cpu, layers, x)
-    return counts
+        model = _model(layer, int8=precision == "int8")
+        return run_model(pi, cpu, model, input_of(layer))[0]
+    source, inner = _model(layer, int8=True)
+    inner.output_scale = 5.0
+    quantize = NcnnLayer("Quantize", "quantize", ["in"], ["q"], {0: "1"})
+    quantize.scale = inner.input_scale
+    inner.inputs = ["q"]
+    both = run_model(pi, cpu, [source, quantize, inner], input_of(layer), raw=True)[0]
+    return both.minus(run_model(pi, cpu, [source, quantize], input_of(layer), raw=True)[0])
 
 
 def run_model(
-    pi: EmulatedPi, cpu: str, layers: list[NcnnLayer], x: np.ndarray
-) -> tuple[Counts, np.ndarray]:
-    """Executed instructions of one call of a model, and its output."""
+    pi: EmulatedPi, cpu: str, layers: list[NcnnLayer], x: np.ndarray, *, raw: bool = False
+) -> tuple[Counts, np.ndarray | None]:
+    """Executed instructions of one call of a model, inside ncnn's library, and its output.
+
+    Parameters
+    ----------
+    pi, cpu
+        As in :func:`count_ncnn`.
+    layers : list of NcnnLayer
+        From the one input to the one output.
+    x : np.ndarray
+        Becomes float32.
+    raw : bool
+        Leave the output as the last layer wrote it, and do not return it.
+    """
     package = ncnn_package(pi)
     library = next((package / "ncnn").glob("ncnn*.so"))
     env = pi.python_env()
     env["PYTHONPATH"] = f"{package}:{env['PYTHONPATH']}"
-    env["OMP_NUM_THREADS"] = "1"
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
         files = [*ncnn_format.write(layers, work / "model"), work / "x.npy", work / "out.npy"]
         np.save(files[2], x.astype(np.float32))
 
         def command(calls: int) -> list[str | Path]:
-            return [pi.python, _SCRIPT, *files, str(calls)]
+            return [pi.python, _SCRIPT, *files, "raw" if raw else "plain", str(calls)]
 
-        return count_call(pi, cpu, command, library, env), np.load(files[3])
+        counts = count_call(pi, cpu, command, library, env)
+        return counts, None if raw else np.load(files[3])
 
 
 @functools.cache
@@ -85,14 +98,15 @@ def ncnn_package(pi: EmulatedPi) -> Path:
     return folder
 
 
-def _input(layer: Layer) -> np.ndarray:
+def input_of(layer: Layer) -> np.ndarray:
+    """Noise, as ncnn wants it: ``[C, H, W]``, ``[K]`` or ``[M, K]``."""
     rng = np.random.default_rng(1)
     if layer.is_matmul:
         return rng.standard_normal(layer.x_shape[1:] if layer.height == 1 else layer.x_shape)
     return rng.standard_normal((layer.channels, layer.height, layer.width))
 
 
-def _model(layer: Layer, int8: bool, inner: bool) -> list[NcnnLayer]:
+def _model(layer: Layer, int8: bool) -> list[NcnnLayer]:
     rng = np.random.default_rng(0)
     shape = layer.w_shape
     weight = rng.standard_normal((shape[0], shape[-1], *shape[1:-1]))

@@ -1,6 +1,6 @@
 """Runs an ncnn model; started by the emulated Pi's Python, not by this machine's.
 
-python ncnn_run.py MODEL.param MODEL.bin INPUT.npy OUTPUT.npy CALLS
+python ncnn_run.py MODEL.param MODEL.bin INPUT.npy OUTPUT.npy raw|plain CALLS
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import ncnn
 import numpy as np
 
 
-def main(param: str, weights: str, source: str, target: str, calls: str) -> None:
+def main(param: str, weights: str, source: str, target: str, raw: str, calls: str) -> None:
     net = ncnn.Net()
     net.opt.num_threads = 1
     net.opt.use_vulkan_compute = False
@@ -24,10 +24,12 @@ def main(param: str, weights: str, source: str, target: str, calls: str) -> None
     for _ in range(int(calls)):
         extractor = net.create_extractor()
         extractor.input(net.input_names()[0], ncnn.Mat(x))
-        status, out = extractor.extract(net.output_names()[0])
+        # 1: leave the values as the last layer wrote them, several channels side by side.
+        status, out = extractor.extract(net.output_names()[0], 1 if raw == "raw" else 0)
     if status:
         raise SystemExit(f"ncnn fails with status {status}")
-    np.save(target, np.array(out))
+    if raw == "plain":
+        np.save(target, np.array(out))
 
 
 main(*sys.argv[1:])

@@ -164,7 +164,8 @@ def _expected(workload: Workload, case: Case) -> np.ndarray:
     }
     constants = (case.x, case.weight, case.bias, case.params)
     if workload.op == "matmul":
-        return reference.matmul(*constants, x_zero_point=x_zero, **end)
+        # The input's zero point is part of the bias.
+        return reference.matmul(*constants, **end)
     return reference.conv2d(
         *constants,
         strides=workload.strides,

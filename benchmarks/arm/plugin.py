@@ -55,6 +55,12 @@ class Counts:
         sums = np.bincount(classify(self.words), self.executions, len(CLASSES))
         return {name: int(count) for name, count in zip(CLASSES, sums)}
 
+    def minus(self, other: Counts) -> Counts:
+        """What ``self`` executed more often than ``other``, of the same library."""
+        known = dict(zip(other.offsets.tolist(), other.executions.tolist()))
+        less = np.array([known.get(offset, 0) for offset in self.offsets.tolist()], np.int64)
+        return Counts(self.library, self.offsets, self.words, self.executions - less)
+
 
 def count_call(
     pi: EmulatedPi,
