@@ -10,7 +10,7 @@ from tvm import relax
 from tvmquant.targets import Device
 
 
-def build(mod: tvm.IRModule, device: Device) -> Any:
+def build(mod: tvm.IRModule, device: Device, *, system_library: bool = False) -> Any:
     """Build a lowered module.
 
     TVM's default pipeline would legalize again, and so turn a reshape of an output, which is a
@@ -21,6 +21,8 @@ def build(mod: tvm.IRModule, device: Device) -> Any:
     mod : tvm.IRModule
         Output of ``tvmquant.passes.lower``.
     device : Device
+    system_library : bool
+        Whether the module will be linked into a program; by default it will be a shared library.
 
     Returns
     -------
@@ -41,5 +43,8 @@ def build(mod: tvm.IRModule, device: Device) -> Any:
             transform.AttachGlobalSymbol(),
         ]
     )
+    if system_library:
+        # Without a prefix: TVM 0.27 fails to rename functions that have buffer views.
+        mod = mod.with_attr("system_lib_prefix", "")
     with device.target:
         return tvm.compile(mod, target=device.target, relax_pipeline=pipeline)

@@ -15,6 +15,7 @@ import tvm
 from tvm import relax
 
 from tvmquant.build import build
+from tvmquant.edges import describe_edges
 from tvmquant.errors import InputError, RecipeError
 from tvmquant.frontend import (
     CalibrationSource,
@@ -235,8 +236,11 @@ def _build(
         versions=current_versions(),
         source=quantized.source,
         expanded_bytes=_bytes(function.params[len(quantized.inputs) :]),
+        edges=describe_edges(quantized.mod),
     )
-    return CompiledModel.from_build(executable, manifest)
+    return CompiledModel.from_build(
+        executable, manifest, lambda: build(lowered, device, system_library=True)
+    )
 
 
 def _bytes(params: Sequence[relax.Var]) -> int:

@@ -1,4 +1,4 @@
-"""The command line: ``tvmquant compile | tune | run | bench | inspect | evaluate | demo``.
+"""The command line: ``tvmquant compile | tune | run | bench | export | devices | …``.
 
 Exit codes: 0 done, 1 failed, 2 bad input (one line on stderr, no traceback).
 """
@@ -15,7 +15,10 @@ from typing import Any
 import click
 
 from tvmquant import __version__
-from tvmquant.errors import InputError, TargetError, TvmQuantError
+from tvmquant.cli.devices import devices
+from tvmquant.cli.export import export
+from tvmquant.cli.model import model_options, model_settings, parse_target, target_option
+from tvmquant.errors import InputError, TvmQuantError
 
 # TVM, NumPy and rich are imported inside the commands: --help must not wait for them.
 
@@ -55,58 +58,21 @@ def main() -> None:
 @click.option(
     "-o", "--output", required=True, type=click.Path(path_type=Path), help="Folder to write."
 )
-@click.option("--target", default="host", show_default=True, help="host, or a TVM target as JSON.")
-@click.option("--bits", help="8 (default), 4, 2, 1 or a name as w4a8.")
-@click.option("--recipe", type=click.Path(path_type=Path), help="Recipe as JSON, not with --bits.")
-@click.option(
-    "--calibration",
-    type=click.Path(path_type=Path),
-    help=".npz, one array an input, samples first.",
-)
-@click.option(
-    "--input-shape", "shapes", multiple=True, metavar="NAME=1,3,224,224", help="Repeatable."
-)
-@click.option(
-    "--database",
-    type=click.Path(path_type=Path),
-    help="Measurements of tvmquant tune; TVMQUANT_DATABASE=off ignores the ones that ship, too.",
-)
-def compile_command(
-    model: Path,
-    output: Path,
-    target: str,
-    bits: str | None,
-    recipe: Path | None,
-    calibration: Path | None,
-    shapes: tuple[str, ...],
-    database: Path | None,
-) -> None:
+@target_option()
+@model_options
+def compile_command(model: Path, output: Path, target: str, **options: Any) -> None:
     """Quantize and compile MODEL (ONNX) into a folder."""
     import tvmquant
     from tvmquant.cli.display import progress_bars
-    from tvmquant.recipe import Recipe, parse_bits
-    from tvmquant.runtime.bundle import bundle_bytes, check_destination
+    from tvmquant.runtime.bundle import bundle_bytes
+    from tvmquant.runtime.save import check_destination
 
     # Everything cheap is checked before the work starts.
-    input_shapes = dict(parse_shape(text) for text in shapes)
-    if bits is not None and recipe is not None:
-        raise InputError(f"--bits {bits} and --recipe {recipe}: give one, a recipe holds the bits")
-    bits = bits or "8"
-    parse_bits(bits)
-    chosen = Recipe.load(recipe) if recipe is not None else None
-    parsed_target = _parse_target(target)
+    settings = model_settings(**options)
+    parsed_target = parse_target(target)
     check_destination(output)
     with progress_bars() as progress:
-        compiled = tvmquant.compile(
-            model,
-            target=parsed_target,
-            bits=bits,
-            calibration=calibration,
-            recipe=chosen,
-            input_shapes=input_shapes or None,
-            database=database,
-            progress=progress,
-        )
+        compiled = tvmquant.compile(model, target=parsed_target, progress=progress, **settings)
         progress("save", 0, 1)
         compiled.save(output)
         progress("save", 1, 1)
@@ -248,32 +214,8 @@ def demo(as_json: bool) -> None:
         output_console().print(result.table())
 
 
-def parse_shape(text: str) -> tuple[str, tuple[int, ...]]:
-    """``NAME=1,3,224,224``."""
-    name, _, dims = text.rpartition("=")
-    try:
-        shape = tuple(int(dim) for dim in dims.split(","))
-    except ValueError:
-        shape = ()
-    if not name or not shape or min(shape) < 1:
-        raise InputError(f"--input-shape {text!r}: write NAME=1,3,224,224 with positive numbers")
-    return name, shape
-
-
-def _parse_target(text: str) -> str | dict[str, Any]:
-    from tvmquant.targets.device import get_device
-
-    target: Any = text
-    if text.lstrip().startswith("{"):
-        try:
-            target = json.loads(text)
-        except ValueError as error:
-            raise TargetError(f"--target is not valid JSON ({error}): use host or JSON") from None
-    get_device(target)
-    return target
-
-
 # At the end: a command's module may import from this one.
 from tvmquant.cli.tune import tune  # noqa: E402
 
-main.add_command(tune)
+for _command in (tune, export, devices):
+    main.add_command(_command)

@@ -68,9 +68,9 @@ def tune(
     What the file holds already is not measured again; Ctrl-C keeps what is measured. Compile with
     --database FILE to use it.
     """  # noqa: D205
-    from tvmquant.cli import parse_shape
     from tvmquant.cli.display import output_console, progress_bars, tuning_table
     from tvmquant.cli.files import check_output
+    from tvmquant.cli.model import parse_shape
     from tvmquant.targets import get_device
     from tvmquant.tuning import Database, Trials, tune_traces, tune_workloads
     from tvmquant.tuning.cost_model import make_cost_model

@@ -44,10 +44,7 @@ def load(folder: str | os.PathLike[str]) -> CompiledModel:
     from tvmquant.runtime.compiled_model import CompiledModel
 
     folder = Path(folder)
-    manifest = read_manifest(folder)
-    library = folder / LIBRARY
-    if not library.exists():
-        raise BundleError(f"{folder} has its model inside the program run: start that")
+    manifest, library = _read(folder)
     reason = why_not_runnable(manifest, library)
     if reason:
         raise BundleError(f"cannot run {folder}: {reason}")
@@ -57,6 +54,35 @@ def load(folder: str | os.PathLike[str]) -> CompiledModel:
         last = str(error).strip().splitlines()[-1]
         raise BundleError(f"cannot load {library}: {last}; compile the model again") from None
     return CompiledModel(manifest, lambda: module, lambda path: shutil.copyfile(library, path))
+
+
+def open_bundle(folder: str | os.PathLike[str]) -> CompiledModel:
+    """As :func:`load`, for a model of another machine: it cannot be run, but saved and exported.
+
+    Raises
+    ------
+    BundleError
+        If the folder is missing or damaged.
+    """
+    from tvmquant.runtime.compiled_model import CompiledModel
+
+    folder = Path(folder)
+    manifest, library = _read(folder)
+
+    def refuse() -> Any:
+        reason = why_not_runnable(manifest, library)
+        if reason is None:
+            reason = "it was only opened to be copied: use tvmquant.load"
+        raise BundleError(f"cannot run {folder}: {reason}")
+
+    return CompiledModel(manifest, refuse, lambda path: shutil.copyfile(library, path))
+
+
+def _read(folder: Path) -> tuple[Manifest, Path]:
+    manifest, library = read_manifest(folder), folder / LIBRARY
+    if not library.exists():
+        raise BundleError(f"{folder} has its model inside the program run: start that")
+    return manifest, library
 
 
 def read_manifest(folder: str | os.PathLike[str]) -> Manifest:
@@ -180,14 +206,22 @@ def bundle_bytes(folder: str | os.PathLike[str]) -> int:
     return (Path(folder) / LIBRARY).stat().st_size
 
 
+def elf_architecture(path: Path) -> str | None:
+    """Architecture of a Linux program or library; ``None`` of any other file."""
+    with path.open("rb") as stream:
+        header = stream.read(20)
+    if header[:4] != b"\x7fELF" or len(header) < 20:
+        return None
+    order = "little" if header[5] == 1 else "big"
+    return _ELF_MACHINES.get(int.from_bytes(header[18:20], order), "an unknown processor")
+
+
 def architecture(manifest: Manifest, library: Path | None = None) -> str | None:
     """Architecture that a model was compiled for: the library says so, or else the target."""
     if library is not None:
-        with library.open("rb") as stream:
-            header = stream.read(20)
-        if header[:4] == b"\x7fELF":
-            order = "little" if header[5] == 1 else "big"
-            return _ELF_MACHINES.get(int.from_bytes(header[18:20], order))
+        made_for = elf_architecture(library)
+        if made_for is not None:
+            return made_for
     target = json.loads(manifest.target_json)
     triple = str(target.get("mtriple", "")) if isinstance(target, dict) else ""
     return canonical(triple.split("-")[0]) or None

@@ -6,11 +6,11 @@ import os
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import tvm
-from tvm import relax
+from tvm.runtime.vm import VirtualMachine
 
 from tvmquant.errors import TargetError
 from tvmquant.runtime import benchmark as _benchmark
@@ -19,6 +19,9 @@ from tvmquant.runtime import profile as _profile
 from tvmquant.runtime.arrays import check_inputs, example_inputs
 from tvmquant.runtime.link import export_library
 from tvmquant.runtime.manifest import LayerInfo, Manifest, TensorInfo
+
+if TYPE_CHECKING:
+    from tvmquant.remote.model import RemoteModel
 
 Inputs = Mapping[str, Any] | Sequence[Any]
 
@@ -36,6 +39,9 @@ class CompiledModel:
         Returns the runnable TVM module; called on the first run.
     export : callable
         Writes the shared library to a path.
+    build_system_library : callable, optional
+        Builds the executable once more, as a system library, which can be linked into a program;
+        only where the model was compiled, not where it was loaded.
     """
 
     def __init__(
@@ -43,8 +49,10 @@ class CompiledModel:
         manifest: Manifest,
         load_module: Callable[[], Any],
         export: Callable[[Path], Any],
+        build_system_library: Callable[[], Any] | None = None,
     ) -> None:
         self.manifest = manifest
+        self.build_system_library = build_system_library
         self._load_module = load_module
         self._export = export
         self._main: Callable[..., Any] | None = None
@@ -53,7 +61,12 @@ class CompiledModel:
         self._expanded: list[Any] | None = None
 
     @classmethod
-    def from_build(cls, executable: Any, manifest: Manifest) -> CompiledModel:
+    def from_build(
+        cls,
+        executable: Any,
+        manifest: Manifest,
+        build_system_library: Callable[[], Any] | None = None,
+    ) -> CompiledModel:
         """Wrap what ``tvm.compile`` returned for a Relax module whose function is ``main``."""
 
         def load_module() -> Any:
@@ -62,7 +75,10 @@ class CompiledModel:
                 raise TargetError(f"cannot run the model here: {reason}")
             return executable.jit()
 
-        return cls(manifest, load_module, lambda path: export_library(executable, path))
+        def export(path: Path) -> None:
+            export_library(executable, path, _bundle.architecture(manifest))
+
+        return cls(manifest, load_module, export, build_system_library)
 
     @property
     def inputs(self) -> tuple[TensorInfo, ...]:
@@ -140,6 +156,25 @@ class CompiledModel:
         """
         return _bundle.save_bundle(folder, self.manifest, self._export)
 
+    def export(
+        self,
+        folder: str | os.PathLike[str],
+        *,
+        runtime: bool | str | os.PathLike[str] = True,
+        static: bool = False,
+    ) -> Path:
+        """Write a folder that runs on the device without Python.
+
+        See :func:`tvmquant.runtime.export.export_bundle` for the parameters.
+        """
+        from tvmquant.runtime.export import export_bundle
+
+        return export_bundle(self, folder, runtime=runtime, static=static)
+
+    def write_library(self, path: Path) -> None:
+        """Write the shared library only."""
+        self._export(path)
+
     def profile(
         self, inputs: Inputs | None = None, *, repeats: int = 20, threads: int = 1
     ) -> _profile.Profile:
@@ -191,8 +226,49 @@ class CompiledModel:
                 progress=progress,
             )
 
-    def _new_machine(self) -> relax.VirtualMachine:
-        return relax.VirtualMachine(self._load_module(), tvm.cpu())
+    def remote(
+        self,
+        address: str | None = None,
+        *,
+        tracker: str | None = None,
+        key: str = "",
+        timeout: float = 60.0,
+    ) -> RemoteModel:
+        """Send the model to another machine, to run and be measured there.
+
+        Parameters
+        ----------
+        address : str, optional
+            ``HOST:PORT`` of ``tvmquant serve``.
+        tracker : str, optional
+            ``HOST:PORT`` of ``tvmquant tracker``, which chooses a device; instead of ``address``.
+        key : str
+            Kind of device, required with a tracker.
+        timeout : float
+            Seconds that any single answer may take.
+
+        Returns
+        -------
+        RemoteModel
+            Has ``__call__``, ``run``, ``benchmark`` and ``profile`` as this class; close it.
+
+        Raises
+        ------
+        RemoteError
+            If the device cannot be reached, refuses the key, or is lost.
+        TargetError
+            If the model was compiled for another kind of device.
+        InputError
+            If not exactly one of ``address`` and ``tracker`` is given.
+        """
+        from tvmquant.remote.model import RemoteModel, exported
+        from tvmquant.remote.session import connect
+
+        with exported(self._export) as library:
+            return RemoteModel(self.manifest, library, connect(address, tracker, key, timeout))
+
+    def _new_machine(self) -> VirtualMachine:
+        return VirtualMachine(self._load_module(), tvm.cpu())
 
     def _entry(self) -> Callable[..., Any]:
         """``main`` of the machine, which is made on the first run."""
@@ -204,7 +280,7 @@ class CompiledModel:
             self._main = (lambda *inputs: main(*inputs, *expanded)) if expanded else main
         return self._main
 
-    def _expand(self, machine: relax.VirtualMachine) -> list[Any]:
+    def _expand(self, machine: VirtualMachine) -> list[Any]:
         """Constants that kernels hold expanded in memory; made once a model."""
         if self._expanded is None:
             self._expanded = list(machine["prepare"]()) if self.manifest.expanded_bytes else []

@@ -47,6 +47,17 @@ def export_library(executable: Any, path: Path, architecture: str | None = None)
         executable.export_library(str(path), workspace_dir=work, **how)
 
 
+def export_objects(executable: Any, folder: Path) -> list[Path]:
+    """Write the object files of ``executable`` to ``folder``, to link them into a program."""
+    found: list[Path] = []
+
+    def collect(_output: str, objects: list[str], **_options: Any) -> None:
+        found.extend(map(Path, objects))
+
+    executable.export_library(str(folder / "model"), workspace_dir=str(folder), fcompile=collect)
+    return found
+
+
 @contextmanager
 def _objects_in_memory(work: Path) -> Iterator[None]:
     """Let the object files that TVM writes to ``work`` land in memory (Linux).

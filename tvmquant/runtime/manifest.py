@@ -46,6 +46,8 @@ class LayerInfo:
     workload : str
         For convolutions and matmuls all that shapes the kernel, as JSON (see
         :class:`tvmquant.schedules.workload.Workload`): what a tuner needs.
+    note : str
+        What is worth knowing about the kernel: that fewer bits do not make the layer faster here.
     """
 
     name: str
@@ -59,12 +61,42 @@ class LayerInfo:
     weight_bytes: int = 0
     macs: int = 0
     workload: str = ""
+    note: str = ""
 
     @property
     def bits(self) -> str:
         """``w4a8``, ``a8``, or ``float``."""
         weights = f"w{self.weight_bits}" if self.weight_bits else ""
         return weights + (f"a{self.activation_bits}" if self.activation_bits else "") or "float"
+
+
+@dataclass(frozen=True)
+class EdgeInfo:
+    """How one tensor is quantized: ``x ≈ scale · (q − zero_point)``.
+
+    Attributes
+    ----------
+    name : str
+    kind : str
+        ``activation`` or ``weight``.
+    bits : int
+    shape : tuple of int
+    scale, zero_point : tuple of float or None
+        Least and greatest, equal where there is one; ``None`` where it is chosen at run time.
+    axis : int or None
+        Dimension whose indices have scales of their own.
+    scales : int
+        Number of scales.
+    """
+
+    name: str
+    kind: str
+    bits: int
+    shape: tuple[int, ...]
+    scale: tuple[float, float] | None
+    zero_point: tuple[float, float] | None
+    axis: int | None = None
+    scales: int = 1
 
 
 @dataclass(frozen=True)
@@ -91,6 +123,8 @@ class Manifest:
         File name of the model.
     expanded_bytes : int
         Bytes of constants that kernels expand in memory when the model is loaded.
+    edges : tuple of EdgeInfo
+        How activations and weights are quantized.
     """
 
     inputs: tuple[TensorInfo, ...]
@@ -104,6 +138,7 @@ class Manifest:
     versions: dict[str, str] = field(default_factory=dict)
     source: str = ""
     expanded_bytes: int = 0
+    edges: tuple[EdgeInfo, ...] = ()
 
     @property
     def weight_bytes(self) -> int:
@@ -134,12 +169,17 @@ class Manifest:
             )
             for key in ("inputs", "outputs")
         }
-        return cls(**{**data, **tensors, "layers": tuple(layers)})
+        edges = tuple(EdgeInfo(**_tuples(edge)) for edge in data.get("edges", ()))
+        return cls(**{**data, **tensors, "layers": tuple(layers), "edges": edges})
 
 
 def current_versions() -> dict[str, str]:
     """Versions of the packages that make a bundle, by distribution name."""
     return {name: metadata.version(name) for name in ("tvmquant", "apache-tvm", "apache-tvm-ffi")}
+
+
+def _tuples(values: dict[str, Any]) -> dict[str, Any]:
+    return {key: tuple(item) if isinstance(item, list) else item for key, item in values.items()}
 
 
 def _plain(value: Any) -> Any:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tvmquant.errors import BundleError
+from tvmquant.runtime.bundle import canonical
 
 # What GNU and zig call an architecture. The oldest glibc that TVM's own wheels ask for is 2.28.
 _GNU = {"arm": "arm-linux-gnueabihf"}
@@ -60,9 +61,8 @@ class Toolchain:
 
 
 def machine() -> str:
-    """Architecture of this machine, as the first part of a target's triple."""
-    here = platform.machine().lower()
-    return {"amd64": "x86_64", "arm64": "aarch64"}.get(here, here)
+    """Architecture of this machine."""
+    return canonical(platform.machine())
 
 
 def find_toolchain(architecture: str) -> Toolchain:

@@ -1,0 +1,81 @@
+"""``tvmquant devices``: what can be compiled for."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import click
+
+
+@click.command()
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def devices(as_json: bool) -> None:
+    """List the devices that --target knows, and which bits make a layer faster on each.
+
+    Estimated cycles of a 3×3 convolution of 64 to 64 channels, next to its 8-bit version.
+    """
+    from tvmquant.cli.display import output_console
+
+    found = known_devices()
+    if as_json:
+        click.echo(json.dumps(found, indent=2))
+    else:
+        output_console().print(_table(found))
+
+
+def known_devices() -> list[dict[str, Any]]:
+    """Everything about every named device, as plain data."""
+    from tvmquant.schedules.payoff import payoffs
+    from tvmquant.targets import get_device
+    from tvmquant.targets.boards import ALIASES, BOARDS
+    from tvmquant.tuning import active_database
+
+    named: list[tuple[str, str, bool]] = [("host", "this machine", True)]
+    for board in BOARDS:
+        also = [alias for alias, name in ALIASES.items() if name == board.name]
+        about = board.about + "".join(f"; also {alias}" for alias in also)
+        named.append((board.name, about, board.tested))
+        named += [(f"{board.name}+{extra}", about, board.tested) for extra in board.optional]
+    found = []
+    for name, about, tested in named:
+        device = get_device(name)
+        gains = payoffs(device, active_database(None, device))
+        found.append(
+            {
+                "name": name,
+                "about": about,
+                "processor": device.target.attrs.get("mcpu", ""),
+                "instruction_set": device.isa,
+                "features": sorted(device.features),
+                "num_cores": device.num_cores,
+                "tested": tested,
+                "cycles": {gain.precision: gain.cycles for gain in gains},
+                "kernels": {gain.precision: gain.kernel for gain in gains},
+                "pays": [gain.precision for gain in gains if gain.pays],
+            }
+        )
+    return found
+
+
+def _table(found: list[dict[str, Any]]) -> Any:
+    from rich.table import Table
+
+    precisions = list(found[0]["cycles"])
+    table = Table(title="cycles of a layer, relative to w8a8")
+    for header in ("target", "device", "processor", "features"):
+        table.add_column(header, overflow="fold")
+    table.add_column("cores", justify="right")
+    for precision in precisions:
+        table.add_column(precision, justify="right", no_wrap=True)
+    for device in found:
+        ratios = (device["cycles"][precision] for precision in precisions)
+        table.add_row(
+            device["name"],
+            device["about"] + ("" if device["tested"] else " (untested)"),
+            str(device["processor"]),
+            " ".join(device["features"]) or "-",
+            str(device["num_cores"]),
+            *("-" if ratio is None else f"{ratio:.2f}" for ratio in ratios),
+        )
+    return table
