@@ -18,6 +18,7 @@ from tvmquant import __version__
 from tvmquant.cli.devices import devices
 from tvmquant.cli.export import export
 from tvmquant.cli.model import model_options, model_settings, parse_target, target_option
+from tvmquant.cli.remote import opened, remote_options, serve, tracker
 from tvmquant.errors import InputError, TvmQuantError
 
 # TVM, NumPy and rich are imported inside the commands: --help must not wait for them.
@@ -87,15 +88,15 @@ def compile_command(model: Path, output: Path, target: str, **options: Any) -> N
 @click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
 @click.option("--inputs", required=True, type=click.Path(path_type=Path), help=".npz by name.")
 @click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help=".npz.")
-def run(folder: Path, inputs: Path, output: Path) -> None:
-    """Run a compiled model once on the arrays of an .npz file."""
-    import tvmquant
+@remote_options()
+def run(folder: Path, inputs: Path, output: Path, **where: Any) -> None:
+    """Run a compiled model once on the arrays of an .npz file, here or on another machine."""
     from tvmquant.cli.files import check_output, read_npz, write_npz
 
     check_output(output)
     arrays = read_npz(inputs)
-    model = tvmquant.load(folder)
-    results = model.run(arrays)
+    with opened(folder, **where) as model:
+        results = model.run(arrays)
     write_npz(output, results)
     for info in model.outputs:
         click.echo(f"{output}: {info}")
@@ -109,6 +110,7 @@ def run(folder: Path, inputs: Path, output: Path) -> None:
 @click.option("--inputs", type=click.Path(path_type=Path), help=".npz by name; noise by default.")
 @click.option("--profile", is_flag=True, help="Time of every layer as well.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@remote_options()
 def bench(
     folder: Path,
     threads: int,
@@ -117,9 +119,9 @@ def bench(
     inputs: Path | None,
     profile: bool,
     as_json: bool,
+    **where: Any,
 ) -> None:
-    """Time a compiled model on this machine."""
-    import tvmquant
+    """Time a compiled model on this machine or on another one."""
     from tvmquant.cli.display import output_console, progress_bars
     from tvmquant.cli.files import read_npz
     from tvmquant.runtime.threads import pool_size
@@ -128,12 +130,14 @@ def bench(
     if pool_size() < threads <= (os.cpu_count() or 1):
         os.environ["TVM_NUM_THREADS"] = str(threads)
     arrays = read_npz(inputs) if inputs is not None else None
-    model = tvmquant.load(folder)
-    with progress_bars() as progress:
-        result = model.benchmark(
-            arrays, warmup=warmup, repeats=repeats, threads=threads, progress=progress
-        )
-    layers = model.profile(arrays, repeats=min(repeats, 20), threads=threads) if profile else None
+    with opened(folder, **where) as model:
+        with progress_bars() as progress:
+            result = model.benchmark(
+                arrays, warmup=warmup, repeats=repeats, threads=threads, progress=progress
+            )
+        layers = None
+        if profile:
+            layers = model.profile(arrays, repeats=min(repeats, 20), threads=threads)
     if as_json:
         data = result.to_dict()
         if layers is not None:
@@ -217,5 +221,5 @@ def demo(as_json: bool) -> None:
 # At the end: a command's module may import from this one.
 from tvmquant.cli.tune import tune  # noqa: E402
 
-for _command in (tune, export, devices):
+for _command in (tune, export, devices, serve, tracker):
     main.add_command(_command)
