@@ -8,8 +8,17 @@ from weight_only_tools import DEVICES, HOST, WeightOnlyData, run_weight_only, we
 
 from tvmquant.schedules.registry import find_kernel, named_rules
 from tvmquant.schedules.space import ConfigError
-from tvmquant.schedules.weight_only import WeightOnlyKernel
+from tvmquant.schedules.weight_only import WeightOnlyKernel, digits
 from tvmquant.schedules.weight_only.plan import Sizes
+
+RULES = sorted(named_rules("matmul_weight_only"))
+
+
+def kernel_of(rule, workload):
+    kernel = named_rules("matmul_weight_only")[rule](workload, HOST)
+    if kernel is None:
+        pytest.skip("not on this processor")
+    return kernel
 
 
 def check(workload, device, seed=0, spread=1.0, kernel=None):
@@ -48,18 +57,59 @@ def test_threads_share_the_output_channels(bits, rows):
     check(workload, HOST)
 
 
-@pytest.mark.parametrize("name", named_rules("matmul_weight_only"))
-def test_every_rule_serves_activations_of_very_different_size(name):
-    workload = weight_only_workload(2, 256, 48, 4, 32, True)
-    kernel = named_rules("matmul_weight_only")[name](workload, HOST)
-    if kernel is None:
-        pytest.skip("not on this processor")
-    check(workload, HOST, spread=4.0, kernel=kernel)
+@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("bits", [8, 4, 2])
+def test_every_rule_serves_activations_of_very_different_size(rule, bits):
+    workload = weight_only_workload(2, 256, 48, bits, 32, True)
+    check(workload, HOST, spread=4.0, kernel=kernel_of(rule, workload))
 
 
-def test_every_tile_is_right():
+@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("size", [0.0, 1e-45, 1e-38, 1e-30, 1e30])
+def test_every_rule_serves_tiny_and_huge_activations(rule, size):
+    workload = weight_only_workload(2, 64, 20, 4, 32, True)
+    data = WeightOnlyData.of(workload)
+    data.x = (data.x * np.float32(size)).astype(np.float32)
+    # Without a bias nothing hides a small result.
+    data.bias[:] = 0
+    made = run_weight_only(kernel_of(rule, workload), HOST, data)
+    want, bound = data.expected()
+    assert (np.abs(made.astype(np.float64) - want) <= bound).all()
+
+
+@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("value", [np.inf, -np.inf, np.nan])
+def test_what_is_not_finite_shows_in_its_row_only(rule, value):
+    workload = weight_only_workload(3, 64, 20, 4, 32)
+    data = WeightOnlyData.of(workload)
+    data.x[1, 40] = value
+    made = run_weight_only(kernel_of(rule, workload), HOST, data)
+    assert not np.isfinite(made[1]).any()
+    assert np.isfinite(made[[0, 2]]).all()
+
+
+def test_the_longest_groups_do_not_overflow():
+    workload = weight_only_workload(1, 65000, 16, 8)
+    data = WeightOnlyData.of(workload)
+    data.x[:], data.w[:] = 1.0 - 2.0**-23, 127
+    data.scale[:], data.bias[:] = 1.0, 0.0
+    for name, rule in named_rules("matmul_weight_only").items():
+        kernel = rule(workload, HOST)
+        if kernel is not None:
+            made = run_weight_only(kernel, HOST, data)
+            want, bound = data.expected()
+            assert (np.abs(made.astype(np.float64) - want) <= bound).all(), name
+
+
+def test_too_long_groups_are_left_to_float_sums():
+    assert digits(weight_only_workload(1, 70000, 16, 8), HOST) is None
+    assert digits(weight_only_workload(1, 64, 16, 4, 8), HOST) is None
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_every_tile_is_right(rule):
     workload = weight_only_workload(6, 40, 150, 4, 16, True)
-    kernel = WeightOnlyKernel(workload, HOST)
+    kernel = kernel_of(rule, workload)
     configs = kernel.configs()
     assert len(configs) > 1
     for config in configs:

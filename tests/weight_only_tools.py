@@ -14,6 +14,7 @@ HOST = replace(get_device("host"), num_cores=4)
 AVX512 = ("avx512f", "avx512bw", "avx512vl", "avx512vnni", "avx512vbmi")
 DEVICES = {
     "host": HOST,
+    "avx_vnni": HOST.without(*AVX512),
     "no_vnni": HOST.without("avx512vnni", "avxvnni"),
     "avx2": HOST.without(*AVX512, "avxvnni"),
     "generic": get_device({"kind": "llvm", "num-cores": 4}),

@@ -75,6 +75,10 @@ def weight_only_bound(
     (``group_size`` roundings) and then the groups and the bias (one each and one more for the
     scale); a zero point may be subtracted at the end, so its part counts as a magnitude of its
     own, with four more roundings (its product with the scale, the sum, the reference's own).
+
+    A kernel may also compute in integers, with the activations of a group rounded to multiples of
+    a power of two that is at most ``2**-21`` of the largest of them; that is off by half a multiple
+    for each. The sums are then exact, so that such kernels are as precise as float ones.
     """
     groups = scale.shape[1]
     terms = min(group_size, w.shape[1]) + groups + 6
@@ -85,5 +89,20 @@ def weight_only_bound(
         magnitude = magnitude + np.repeat(zeros, group_size, 1)[:, : w.shape[1]]
     wide = np.repeat(np.abs(scale.astype(np.float64)), group_size, 1)[:, : w.shape[1]]
     total = np.abs(x.astype(np.float64)) @ (magnitude * wide).T + np.abs(bias)
+    # Steps are no finer than the smallest normal number.
+    step = np.maximum(_largest_of_groups(x, group_size) * 2.0**-21, 2.0**-126)
+    rounded = step @ _groups_of(magnitude * wide, group_size).sum(-1).T / 2
     # Below the normal range a rounding is off by half the smallest float32.
-    return sure * total + terms * x.shape[-1] * 2.0**-149
+    return sure * (total + rounded) + rounded + terms * x.shape[-1] * 2.0**-149
+
+
+def _groups_of(values: np.ndarray, group_size: int) -> np.ndarray:
+    """``[..., K]`` → ``[..., groups, group_size]``, the last group filled with zeros."""
+    pad = -values.shape[-1] % group_size
+    padded = np.pad(values, [(0, 0)] * (values.ndim - 1) + [(0, pad)])
+    return padded.reshape(*values.shape[:-1], -1, group_size)
+
+
+def _largest_of_groups(x: np.ndarray, group_size: int) -> np.ndarray:
+    """float64 ``[..., groups]``: the largest magnitude of every group."""
+    return np.abs(_groups_of(x.astype(np.float64), group_size)).max(-1)

@@ -1,4 +1,4 @@
-"""Matrix product of float activations and packed integer weights.
+"""Matrix product of float activations and packed integer weights in float32.
 
 A tile is ``rows × vectors`` sums, one lane an output channel. Every step reads a vector of words,
 each with several consecutive weights of one output channel, makes float vectors of them one after
@@ -10,34 +10,24 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass, fields
-from functools import cached_property
-from math import prod
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from tvm import tirx
-from tvm.script.ir_builder import IRBuilder
 from tvm.tirx.script import builder as T
 
-from tvmquant.schedules.floating.frame import (
-    Variable,
-    begin,
-    start_of,
-    store_channels,
-)
-from tvmquant.schedules.floating.tiling import Machine, block_count, block_lanes, worth_threads
+from tvmquant.schedules.floating.frame import Variable, store_channels
+from tvmquant.schedules.floating.tiling import Machine
 from tvmquant.schedules.linear.tir import Expr, broadcast, i64, load, splat
-from tvmquant.schedules.space import Config, ConfigError, integers
 from tvmquant.schedules.weight_only.decode import Decoder
-from tvmquant.schedules.weight_only.plan import Sizes, make_plan, priced_sizes
+from tvmquant.schedules.weight_only.frame import PanelKernel
+from tvmquant.schedules.weight_only.plan import Sizes, make_plan, priced_sizes, worth_trying
 from tvmquant.schedules.workload import Workload
 from tvmquant.targets.device import Device
 
 # Instructions of a step that are written out one by one.
 _UNROLL = 128
-# The tuner tries what costs up to this many times the best by the model.
-_WORTH = 1.5
 
 
 @dataclass(frozen=True)
@@ -50,7 +40,7 @@ class _Group:
     size: int
 
 
-class WeightOnlyKernel:
+class WeightOnlyKernel(PanelKernel):
     """``matmul_weight_only`` on any processor.
 
     Parameters
@@ -67,95 +57,30 @@ class WeightOnlyKernel:
     """
 
     def __init__(self, workload: Workload, device: Device, sizes: Sizes | None = None) -> None:
-        self.workload, self.device = workload, device
-        self.outputs, self.depth = workload.w_shape
         self.machine = Machine.of(device)
-        lanes = self.machine.fit(self.outputs)
+        rows, outputs = workload.x_shape[0], workload.w_shape[0]
+        lanes = self.machine.fit(outputs)
         self.decoder = Decoder.of(workload.w_bits, lanes, device)
-        if sizes is not None and sizes not in self._space:
-            raise ConfigError(f"{sizes} does not fit {workload.x_shape} x {workload.w_shape}")
-        self.plan = make_plan(sizes or next(iter(self._space)), lanes)
-        self.panels = block_count(self.outputs, self.plan.width)
-        self.group = min(workload.group_size or self.depth, self.depth)
-        self.groups = -(-self.depth // self.group)
-        self.group_words = -(-self.group // self.decoder.per_word)
-        self.parallel = worth_threads(workload.macs, device)
+        cost = 2 if self.decoder.table or workload.w_bits == 8 else 3
+        space = worth_trying(priced_sizes(rows, outputs, self.machine, cost))
+        super().__init__(workload, device, lanes, space, sizes)
+        self.plan = make_plan(self.sizes, lanes)
+        self.dtype = self.decoder.dtype
+        self.words = -(-self.group // self.decoder.per_word)
         self.name = f"{workload.op}_w{workload.w_bits}_{device.isa}"
+        self.label = f"float {device.isa} {self.sizes.rows}x{self.sizes.vectors}"
 
-    @cached_property
-    def _space(self) -> dict[Sizes, float]:
-        cost = 2 if self.decoder.table or self.decoder.bits == 8 else 3
-        rows = self.workload.x_shape[0]
-        priced = sorted(priced_sizes(rows, self.outputs, self.machine, cost))
-        return {sizes: cost for cost, sizes in priced if cost < _WORTH * priced[0][0]}
+    def encode(self, groups: np.ndarray) -> np.ndarray:
+        """Pack int8 weights ``[..., group]`` into ``[..., words]``."""
+        return self.decoder.encode(groups)
 
-    def configs(self) -> list[Config]:
-        """Tiles worth trying, the default first."""
-        return [asdict(sizes) for sizes in self._space]
+    def prepare(self) -> None:
+        """Sum the activations of every group if there are zero points."""
+        self.sums = self._activation_sums(self.rows)
 
-    def with_config(self, config: Config) -> WeightOnlyKernel:
-        """The same kernel with this tile; ``ConfigError`` if it does not fit."""
-        names = [field.name for field in fields(Sizes)]
-        return WeightOnlyKernel(self.workload, self.device, Sizes(*integers(config, *names)))
-
-    def estimate(self, config: Config) -> float:
-        """Relative cost by instructions."""
-        return self._space.get(Sizes(**config), float("inf"))
-
-    def pack(
-        self, weight: np.ndarray, bias: np.ndarray, params: tuple[np.ndarray, ...]
-    ) -> list[np.ndarray]:
-        """``[weight, bias, scale]`` and, with zero points, ``-scale * zero_point``.
-
-        ``params`` is ``(scale[, zero_point])``, each ``[N, groups]``. The packed weights are
-        ``[panels, groups, words, width]``.
-        """
-        lanes = block_lanes(self.outputs, self.plan.width)
-        pad = self.groups * self.group - self.depth
-        padded = np.pad(weight, ((0, 0), (0, pad))).reshape(self.outputs, self.groups, self.group)
-        words = self.decoder.encode(padded)[lanes].transpose(0, 2, 3, 1)
-        scale, *zero_point = params
-        arrays = [scale] + [-scale * zero.astype(np.float32) for zero in zero_point]
-        panels = [a.astype(np.float32)[lanes].transpose(0, 2, 1) for a in arrays]
-        packed = [words, bias.astype(np.float32)[lanes], *panels]
-        return [np.ascontiguousarray(a).reshape(self.panels, -1) for a in packed]
-
-    def prim_func(self) -> Any:
-        """PrimFunc ``(x, weight, bias, scale[, shift], out)``."""
-        rows, width = self.workload.x_shape[0], self.plan.width
-        with IRBuilder() as builder:
-            with T.prim_func(s_tir=True):
-                begin(self.name)
-                self._arguments()
-                loop = T.parallel if self.parallel else T.serial
-                self.sums = self._activation_sums(rows)
-                with loop(i64(self.panels)) as panel:
-                    self.table = self.decoder.values()
-                    last = i64(max(self.outputs - width, 0))
-                    channel = T.bind(tirx.min(panel * width, last))
-                    tiles = -(-rows // self.plan.rows)
-                    with T.serial(i64(tiles)) if tiles > 1 else nullcontext(i64(0)) as tile:
-                        self._tile(panel, channel, start_of(tile, self.plan.rows, rows))
-        return builder.get()
-
-    def _arguments(self) -> None:
-        """Declare the arguments and one-dimensional views of them."""
-        w, width, panels = self.workload, self.plan.width, self.panels
-        words, scales = self.groups * self.group_words * width, self.groups * width
-        names = ("scale", "shift") if w.zero_points else ("scale",)
-        shapes = {"x": w.x_shape, "weight": (panels, words), "bias": (panels, width)}
-        shapes |= {**dict.fromkeys(names, (panels, scales)), "out": w.out_shape}
-        views = {}
-        for name, shape in shapes.items():
-            dtype = self.decoder.dtype if name == "weight" else "float32"
-            views[name] = T.arg(name, T.buffer(tuple(map(i64, shape)), dtype)), shape, dtype
-        for name, (buffer, shape, dtype) in views.items():
-            size = (i64(prod(shape)),)
-            views[name] = T.decl_buffer(size, dtype, data=buffer.data)
-        self.x, self.weight, self.bias, self.scale = (
-            views[name] for name in ("x", "weight", "bias", "scale")
-        )
-        self.shift, self.out = views.get("shift"), views["out"]
+    def enter_panel(self) -> None:
+        """The table of the weights' values."""
+        self.table = self.decoder.values()
 
     def _activation_sums(self, rows: int) -> Any:
         """Sum of the activations of every group, for the zero points: ``[rows, groups]``."""
@@ -174,7 +99,8 @@ class WeightOnlyKernel:
     def _keys(self) -> Iterable[tuple[int, int]]:
         return [(r, v) for r in range(self.plan.rows) for v in range(self.plan.vectors)]
 
-    def _tile(self, panel: Expr, channel: Expr, row: Expr) -> None:
+    def tile(self, panel: Expr, channel: Expr, row: Expr) -> None:
+        """Emit one tile."""
         plan = self.plan
         totals = {
             (r, v): Variable(
@@ -207,7 +133,7 @@ class WeightOnlyKernel:
         if self.shift is not None:
             shifts = [T.bind(load(self.shift, at + v * lanes, lanes)) for v in range(plan.vectors)]
         first = T.bind(row * self.depth + index * self.group)
-        words = T.bind((panel * self.groups + index) * (self.group_words * plan.width))
+        words = T.bind((panel * self.groups + index) * (self.words * plan.width))
         group = _Group(index, first, words, size)
         if plan.scaled_weights:
             self._steps(group, {key: [total] for key, total in totals.items()}, scales, shifts)

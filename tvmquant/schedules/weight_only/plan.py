@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from tvmquant.schedules.floating.tiling import Machine, block_count
@@ -11,6 +11,8 @@ from tvmquant.schedules.floating.tiling import Machine, block_count
 _CHAINS = 8
 _MAX_VECTORS = 8
 _MAX_ROWS = 14
+# The tuner tries what costs up to this many times the best by the model.
+_WORTH = 1.5
 # From this many rows on it is cheaper to scale the weights than the sums of each group.
 _SCALE_WEIGHTS = 3
 
@@ -57,6 +59,12 @@ def make_plan(sizes: Sizes, lanes: int) -> Plan:
     return Plan(sizes.rows, sizes.vectors, lanes, chains, scaled)
 
 
+def worth_trying(priced: Iterable[tuple[float, Sizes]]) -> dict[Sizes, float]:
+    """Tiles that cost not much more than the best, the cheapest first."""
+    ordered = sorted(priced)
+    return {sizes: cost for cost, sizes in ordered if cost < _WORTH * ordered[0][0]}
+
+
 def priced_sizes(
     rows: int, channels: int, machine: Machine, per_weight: float
 ) -> Iterator[tuple[float, Sizes]]:
@@ -94,3 +102,24 @@ def _registers(sizes: Sizes) -> int:
     tile = sizes.rows * sizes.vectors
     sums = tile if plan.scaled_weights else tile * (plan.chains + 1)
     return sums + sizes.vectors + 3 + (sizes.vectors if plan.scaled_weights else 0)
+
+
+def priced_integer_sizes(
+    rows: int, channels: int, lanes: int, registers: int, digits: int
+) -> Iterator[tuple[float, Sizes]]:
+    """As :func:`priced_sizes`, for byte dot products of ``digits`` activations each."""
+    most = max(1, min(channels // lanes, _MAX_VECTORS))
+    for height in sorted({-(-rows // n) for n in range(1, rows + 1)}):
+        for vectors in range(1, most + 1):
+            tile = height * vectors
+            if tile * digits + vectors + 1 > registers:
+                continue
+            tiles = -(-rows // height) * block_count(channels, vectors * lanes)
+            dots = tile * digits
+            # Per step of four inputs; a group ends after some eight steps.
+            others = height * digits + 1.5 * vectors + tile
+            step = max(dots / 2, _CHAINS / 2, (dots + others) / 4)
+            # Sums that do not fit the registers wait in memory while a group is summed.
+            spilled = max(0, tile * (digits + 1) + vectors + 1 - registers)
+            step += 0.15 * spilled + 0.4 * (height - 1)
+            yield tiles * (step + 0.1), Sizes(height, vectors)
