@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 from tvmquant.errors import BundleError
 from tvmquant.runtime.manifest import Manifest, current_versions
 from tvmquant.runtime.save import FORMAT, LIBRARY, MANIFEST, save_folder
-from tvmquant.runtime.save import check_destination as check_destination
 
 if TYPE_CHECKING:
     from tvmquant.runtime.compiled_model import CompiledModel
@@ -190,7 +189,7 @@ def save_bundle(
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
     """Write ``manifest.json``, with the checksum of every other file of ``folder``."""
-    files = {entry.name: _sha256(entry) for entry in sorted(folder.iterdir()) if entry.is_file()}
+    files = file_sums(folder)
     content = {
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
@@ -199,6 +198,11 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
         "model": manifest.to_dict(),
     }
     (folder / MANIFEST).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+
+
+def file_sums(folder: Path) -> dict[str, str]:
+    """SHA-256 of every file of a folder, by name."""
+    return {entry.name: _sha256(entry) for entry in sorted(folder.iterdir()) if entry.is_file()}
 
 
 def bundle_bytes(folder: str | os.PathLike[str]) -> int:

@@ -8,7 +8,13 @@ import tempfile
 from pathlib import Path
 
 from tvmquant.errors import InputError
-from tvmquant.runtime.bundle import LIBRARY, architecture, open_bundle, write_manifest
+from tvmquant.runtime.bundle import (
+    LIBRARY,
+    architecture,
+    file_sums,
+    open_bundle,
+    write_manifest,
+)
 from tvmquant.runtime.compiled_model import CompiledModel
 from tvmquant.runtime.libraries import runtime_libraries
 from tvmquant.runtime.link import export_objects
@@ -17,6 +23,8 @@ from tvmquant.runtime.runner import RUNNER, build_runner
 from tvmquant.runtime.save import MANIFEST, check_destination, save_folder
 
 README = "README"
+# For the device's own sha256sum: it has no Python that reads the manifest.
+SUMS = "SHA256SUMS"
 
 
 def export_bundle(
@@ -83,8 +91,11 @@ def export_bundle(
         else:
             model.write_library(staging / LIBRARY)
             build_runner(staging / RUNNER, model.manifest, made_for)
-        names = sorted([README, MANIFEST, *(entry.name for entry in staging.iterdir())])
+        names = sorted([README, MANIFEST, SUMS, *(entry.name for entry in staging.iterdir())])
         (staging / README).write_text(_readme(model.manifest, names), encoding="utf-8")
+        sums = file_sums(staging)
+        lines = "".join(f"{digest}  {name}\n" for name, digest in sums.items())
+        (staging / SUMS).write_text(lines)
         write_manifest(staging, model.manifest)
 
     return save_folder(folder, fill)
@@ -102,6 +113,7 @@ _ABOUT = {
     "libtvm_ffi.so": "what the runtime and the model call each other through",
     MANIFEST: "inputs, outputs, layers, quantization, versions, and a checksum of every file",
     README: "this text",
+    SUMS: "sha256sum --check SHA256SUMS tells whether a file was damaged on the way",
 }
 
 

@@ -55,7 +55,11 @@ def build_runner(
     with tempfile.TemporaryDirectory() as work, as_file(files("tvmquant") / "assets") as assets:
         (Path(work) / "model.h").write_text(model_header(manifest, architecture))
         options = ["-O2", "-std=gnu11", f"-I{work}", f"-I{tvm_ffi.libinfo.find_include_path()}"]
-        options += [f"-I{tvm_ffi.libinfo.find_dlpack_include_path()}", *compiler.small]
+        options += [
+            f"-I{assets}",
+            f"-I{tvm_ffi.libinfo.find_dlpack_include_path()}",
+            *compiler.small,
+        ]
         linked: list[str] = ["-ldl", "-lm"]
         if objects:
             options.append("-DTVMQUANT_STATIC")
