@@ -16,6 +16,7 @@ from tvmquant.schedules.bits.tiling import choose
 from tvmquant.schedules.linear.emit import Nest
 from tvmquant.schedules.linear.microkernel import Microkernel
 from tvmquant.schedules.linear.plan import Plan
+from tvmquant.schedules.linear.strips import Patch
 from tvmquant.schedules.linear.tir import (
     Expr,
     Register,
@@ -151,10 +152,10 @@ class LookupNest(Nest):
             lambda pixel: write(pixel, lambda plane, first, width: broadcast(fill, width)),
         )
 
-    def tile(self, reads: Expr, vectors: tuple[int, ...], valid: int) -> LookupTile:
+    def tile(self, reads: Expr, vectors: tuple[int, ...], valid: int, patch: Patch) -> LookupTile:
         """Register tile of ``valid`` channels."""
         tile = LookupTile(
-            self.plan, reads, self.w, self.bias, self.table, self.epilogue, vectors, valid
+            self.plan, reads, self.w, self.bias, self.table, self.epilogue, vectors, valid, patch
         )
         tile.rows = self.rows
         return tile

@@ -23,6 +23,7 @@ from tvmquant.schedules.linear.isa import InstructionSet
 from tvmquant.schedules.linear.microkernel import Microkernel
 from tvmquant.schedules.linear.packing import pack_weights
 from tvmquant.schedules.linear.plan import Plan
+from tvmquant.schedules.linear.strips import Patch
 from tvmquant.schedules.linear.tiling import choose
 from tvmquant.schedules.linear.tir import (
     Expr,
@@ -171,10 +172,10 @@ class PopcountNest(Nest):
         emit_pixels(source, channels, x_base, parallel, copy, lambda pixel: write(pixel, padding))
         self.sums = _window_sums(source, counts)
 
-    def tile(self, reads: Expr, vectors: tuple[int, ...], valid: int) -> PopcountTile:
+    def tile(self, reads: Expr, vectors: tuple[int, ...], valid: int, patch: Patch) -> PopcountTile:
         """Register tile of ``valid`` channels."""
         tile = PopcountTile(
-            self.plan, reads, self.w, self.bias, self.table, self.epilogue, vectors, valid
+            self.plan, reads, self.w, self.bias, self.table, self.epilogue, vectors, valid, patch
         )
         tile.sums = self.sums
         return tile

@@ -7,6 +7,7 @@ groups, blocks of output channels, register tiles, reduction steps.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from tvm import tirx
@@ -16,12 +17,13 @@ from tvm.tirx.script import builder as T
 from tvmquant.schedules.linear.epilogue import PARAM_DTYPES, Epilogue, make_epilogue
 from tvmquant.schedules.linear.microkernel import Microkernel
 from tvmquant.schedules.linear.plan import Plan
-from tvmquant.schedules.linear.tir import Expr, i64
+from tvmquant.schedules.linear.strips import Patch, Strip
+from tvmquant.schedules.linear.tir import Expr, Register, broadcast, i64, load, store
 from tvmquant.schedules.linear.workspace import emit_copy
 
 
 def emit_prim_func(plan: Plan, name: str, nest: type[Nest] | None = None) -> tirx.PrimFunc:
-    """Build ``(x, weights, bias, *params, [offsets], qinfo, [other], out)``.
+    """Build ``(x, weights, bias, *params, [offsets], [border_sums], qinfo, [other], out)``.
 
     ``nest`` may be a subclass of :class:`Nest` with its own workspace or register tiles.
     """
@@ -37,6 +39,9 @@ def emit_prim_func(plan: Plan, name: str, nest: type[Nest] | None = None) -> tir
                 for i, dtype in enumerate(PARAM_DTYPES[flavour])
             ]
             table = _arg("offsets", plan.offsets.shape, "int32") if plan.has_table else None
+            sums = None
+            if plan.border_count > 1:
+                sums = _arg("border_sums", (plan.border_count * plan.param_count,), "int32")
             qinfo = _arg("qinfo", (workload.numbers,), "int32")
             other = None
             if workload.residual:
@@ -56,6 +61,8 @@ def emit_prim_func(plan: Plan, name: str, nest: type[Nest] | None = None) -> tir
             x_zero_point = T.bind(qinfo[i64(0)])
             epilogue = make_epilogue(workload, plan.isa.x86, flat_out, params, qinfo, other)
             flat_x = _flat(x, workload.x_shape, "uint8")
+            if sums is not None:
+                bias = _biases(plan, bias, sums, x_zero_point)
             (nest or Nest)(plan, flat_x, w, bias, table, epilogue).emit(x_zero_point)
     return builder.get()
 
@@ -69,6 +76,18 @@ def _flat(buffer: Expr, shape: tuple[int, ...], dtype: str) -> Expr:
     for extent in shape:
         size *= extent
     return T.decl_buffer((i64(size),), dtype, data=buffer.data)
+
+
+def _biases(plan: Plan, bias: Expr, sums: Expr, x_zero_point: Expr) -> Expr:
+    """Bias of every kind of pixel: what it leaves out is its zero point times the weights."""
+    count, lanes = plan.param_count, plan.isa.lanes[-1]
+    biases = T.alloc_buffer((i64(plan.border_count * count),), "int32")
+    with T.serial(i64(plan.border_count)) as border, T.serial(i64(count // lanes)) as index:
+        channel = T.bind(index * lanes)
+        at = T.bind(border * count + channel)
+        left_out = load(sums, at, lanes) * broadcast(x_zero_point, lanes)
+        store(biases, load(bias, channel, lanes) + left_out, at, lanes)
+    return biases
 
 
 @dataclass(frozen=True)
@@ -100,10 +119,10 @@ class Nest:
         plan = self.plan
         emit_copy(plan.input, self.x, x_base, work, x_zero_point, plan.tiling.parallel)
 
-    def tile(self, reads: Expr, vectors: tuple[int, ...], valid: int) -> Microkernel:
+    def tile(self, reads: Expr, vectors: tuple[int, ...], valid: int, patch: Patch) -> Microkernel:
         """The register tile that computes ``valid`` channels in ``vectors``."""
         return Microkernel(
-            self.plan, reads, self.w, self.bias, self.table, self.epilogue, vectors, valid
+            self.plan, reads, self.w, self.bias, self.table, self.epilogue, vectors, valid, patch
         )
 
     def emit(self, x_zero_point: Expr) -> None:
@@ -118,7 +137,7 @@ class Nest:
         with T.serial(i64(g.images)) as image:
             if work is not None:
                 self.fill(work, T.bind(image * image_size), x_zero_point)
-            x_base = image * image_size if work is None else i64(0)
+            x_base = image * image_size - source.origin if work is None else i64(0)
             reads = self.x if work is None else work
             out_base = image * (g.out[0] * g.out[1] * g.out_channels)
             loop = T.parallel if tiling.parallel else T.serial
@@ -170,18 +189,46 @@ class Nest:
         plan, tiling = self.plan, self.plan.tiling
         g = plan.input.geometry
         per_row = -(-g.out[1] // tiling.columns)
-        tile_code = self.tile(place.reads, vectors, valid)
         with T.serial(tiles) as index:
             tile = T.bind(first_tile + index)
-            row, column = i64(0), tile
+            tile_row, tile_column = i64(0), tile
             if g.out[0] > 1:
-                row, column = tile // per_row, tile % per_row
-            row = T.bind(T.min(row * tiling.rows, i64(g.out[0] - tiling.rows)))
-            column = T.bind(T.min(column * tiling.columns, i64(g.out[1] - tiling.columns)))
+                tile_row, tile_column = T.bind(tile // per_row), T.bind(tile % per_row)
+            row = T.bind(tile_row * tiling.rows)
+            column = T.bind(tile_column * tiling.columns)
             x_at = T.bind(place.x_base + _pixel(plan, row, column))
             out_at = T.bind(place.out_base + (row * g.out[1] + column) * g.out_channels + channel)
             lane = T.bind(place.lane_base + channel)
-            tile_code.emit(x_at, out_at, lane)
+            rows, columns = plan.input.strips(tiling.rows, tiling.columns)
+
+            # TVM's analysis of what buffers hold takes seconds if it understands the conditions.
+            place_row, place_column = Register("int64", 1), Register("int64", 1)
+            place_row.set(tile_row)
+            place_column.set(tile_column)
+
+            def emit_tile(some: Strip, others: Strip) -> None:
+                code = self.tile(place.reads, vectors, valid, Patch(some, others))
+                code.row = place_row.get()
+                code.emit(x_at, out_at, lane)
+
+            _cases(
+                place_row,
+                rows,
+                lambda some: _cases(place_column, columns, lambda others: emit_tile(some, others)),
+            )
+
+
+def _cases(index: Register, strips: list[Strip], emit: Callable[[Strip], None]) -> None:
+    """Emit the code of the strip that tile ``index`` belongs to."""
+    strip, *rest = strips
+    if not rest:
+        emit(strip)
+        return
+    with T.If(index.get() < strip.first + strip.count):
+        with T.Then():
+            emit(strip)
+        with T.Else():
+            _cases(index, rest, emit)
 
 
 def _pixel(plan: Plan, row: Expr, column: Expr) -> Expr:

@@ -9,11 +9,12 @@ zero weights where it overlaps.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
 
+from tvmquant.schedules.linear.strips import Axis, Patch, Strip, Sweep, merged
 from tvmquant.schedules.workload import Workload
 
 
@@ -115,12 +116,15 @@ class InputPlan:
     pad_channels : bool
         Pad the channels of the workspace with zeros to a multiple of ``step``: for ±1 weights,
         among which there is no zero to hide a value that does not belong to the run.
+    trim : pair of bool
+        Leave out the rows (columns) of the filter that fall outside the image.
     """
 
     geometry: Geometry
     step: int
     dtype: str = "uint8"
     pad_channels: bool = False
+    trim: tuple[bool, bool] = field(default=(False, False), kw_only=True)
 
     @cached_property
     def merged(self) -> bool:
@@ -145,7 +149,64 @@ class InputPlan:
     def copied(self) -> bool:
         """Whether the input goes through a workspace."""
         short = self.run < self.step
-        return self.geometry.padded or self.pad_channels or short or self.dtype != "uint8"
+        padded = self.geometry.padded and not self.in_place
+        return padded or self.pad_channels or short or self.dtype != "uint8"
+
+    @cached_property
+    def axes(self) -> tuple[Axis, Axis]:
+        """Rows and columns of the output."""
+        g = self.geometry
+        sizes = zip(g.out, (g.height, g.width), g.kernel, g.strides, g.dilation, g.pad, self.trim)
+        rows, columns = (Axis(*numbers) for numbers in sizes)
+        return rows, columns
+
+    @cached_property
+    def in_place(self) -> bool:
+        """Whether the padding is never read."""
+        return all(axis.skip or not axis.outside for axis in self.axes)
+
+    @cached_property
+    def origin(self) -> int:
+        """Offset of the image's first value from that of output pixel ``(0, 0)``."""
+        if self.copied:
+            return 0
+        top, left = self.geometry.pad
+        return (top * self.size[1] + left) * self.channels
+
+    @property
+    def borders(self) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
+        """Rows and columns of the filter that pixels leave out; the first border leaves none."""
+        rows, columns = (axis.borders for axis in self.axes)
+        return [(some, others) for some in rows for others in columns]
+
+    def trims(self, per: int) -> list[tuple[bool, bool]]:
+        """Values that ``trim`` may have when ``per`` steps share their bytes of weights."""
+        rows, columns = (axis.outside for axis in self.axes)
+        values = self.run // self.geometry.kernel[1] if self.merged else self.run
+        # A step belongs to one row of the filter; to one column only if it ends with a pixel.
+        apart = values % (self.step * per) == 0
+        by_row = self.steps // self.geometry.kernel[0] % per == 0
+        found = [(False, False)]
+        if self.pad_channels:
+            return found
+        if rows and by_row:
+            found.append((True, False))
+        if columns and apart:
+            found.append((rows, True))
+        return found
+
+    def patches(self, rows: int, columns: int) -> list[Patch]:
+        """The kinds of tiles of ``rows × columns`` pixels."""
+        strips = self.strips(rows, columns)
+        return [Patch(some, others) for some in strips[0] for others in strips[1]]
+
+    def strips(self, rows: int, columns: int) -> tuple[list[Strip], list[Strip]]:
+        """Strips of rows and of columns."""
+        return merged(self.axes[0], rows), self.axes[1].strips(columns)
+
+    def sweeps(self, patch: Patch) -> list[Sweep]:
+        """The reduction of a tile."""
+        return patch.sweeps(self.steps // self.geometry.kernel[0], self.trim[1])
 
     @cached_property
     def size(self) -> tuple[int, int]:

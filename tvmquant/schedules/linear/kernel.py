@@ -10,9 +10,10 @@ from tvm import tirx
 
 from tvmquant.schedules.linear import isa as instruction_sets
 from tvmquant.schedules.linear import tiling
+from tvmquant.schedules.linear.cost import cycles
 from tvmquant.schedules.linear.emit import emit_prim_func
 from tvmquant.schedules.linear.geometry import Geometry, InputPlan
-from tvmquant.schedules.linear.packing import pack_outputs, pack_weights
+from tvmquant.schedules.linear.packing import border_sums, pack_outputs, pack_weights
 from tvmquant.schedules.linear.plan import Plan
 from tvmquant.schedules.linear.tiling import Sizes
 from tvmquant.schedules.registry import register_rule
@@ -71,7 +72,18 @@ class DenseKernel:
             else:
                 isa = instruction_sets.InstructionSet()
                 source = InputPlan(geometry, isa.step, isa.x_dtype)
-        return Plan(w, isa, source, tiling.choose(source, isa, w.w_bits, self.sizes))
+        best = None
+        for trim in source.trims(8 // w.w_bits):
+            plan = replace(source, trim=trim)
+            cost, tiles = tiling.priced(plan, isa, w.w_bits, self.sizes)
+            if best is None or cost < best[0]:
+                best = cost, Plan(w, isa, plan, tiles)
+        return best[1]
+
+    @property
+    def cycles(self) -> float:
+        """Expected cycles of the whole layer on one core."""
+        return cycles(self.plan)
 
     @cached_property
     def _space(self) -> dict[Sizes, float]:
@@ -101,7 +113,7 @@ class DenseKernel:
     def pack(
         self, weight: np.ndarray, bias: np.ndarray, params: tuple[np.ndarray, ...]
     ) -> list[np.ndarray]:
-        """Constants of :meth:`prim_func`: weights, bias, requantize parameters, offsets.
+        """Constants of :meth:`prim_func`, in its order.
 
         Parameters
         ----------
@@ -120,6 +132,8 @@ class DenseKernel:
             arrays.append(pack_outputs(values, g.out_channels, g.groups, plan.tiling.group_lanes))
         if plan.has_table:
             arrays.append(plan.offsets)
+        if plan.border_count > 1:
+            arrays.append(border_sums(weight, plan.input, plan.tiling.group_lanes))
         return arrays
 
     @cached_property
@@ -127,7 +141,7 @@ class DenseKernel:
         return emit_prim_func(self.plan, self.name)
 
     def prim_func(self) -> tirx.PrimFunc:
-        """Return the PrimFunc ``(x, weights, bias, *params, [offsets], qinfo, out)``."""
+        """Return the PrimFunc of :func:`tvmquant.schedules.linear.emit.emit_prim_func`."""
         return self._prim_func
 
 

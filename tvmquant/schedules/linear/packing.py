@@ -70,6 +70,24 @@ def pack_weights(
     return np.concatenate(pieces)
 
 
+def border_sums(weight: np.ndarray, plan: InputPlan, lanes: int) -> np.ndarray:
+    """Sums of the weights that the pixels at the borders leave out.
+
+    Returns
+    -------
+    np.ndarray
+        int32, flat ``[borders, groups * lanes]``, see :attr:`InputPlan.borders`.
+    """
+    g = plan.geometry
+    taps = weight.reshape(g.out_channels, *g.kernel, -1).sum(axis=-1, dtype=np.int32)
+    sums = []
+    for rows, columns in plan.borders:
+        inside = np.delete(np.delete(taps, rows, axis=1), columns, axis=2)
+        missing = taps.sum(axis=(1, 2)) - inside.sum(axis=(1, 2))
+        sums.append(pack_outputs(missing.astype(np.int32), g.out_channels, g.groups, lanes))
+    return np.concatenate(sums)
+
+
 def _squeeze(block: np.ndarray, bits: int) -> np.ndarray:
     if bits == 8:
         return block.astype(np.int8)

@@ -39,6 +39,11 @@ class Plan:
         return len(self.input.run_starts) > 1 or self.isa.rolled
 
     @property
+    def border_count(self) -> int:
+        """Kinds of pixels by the taps that they leave out, 1 where no pixel leaves any."""
+        return len(self.input.borders)
+
+    @property
     def offsets(self) -> np.ndarray:
         """int32: offset of every step, then -1 up to the end of the last word of weights."""
         offsets, per = self.input.offsets, 8 // self.workload.w_bits

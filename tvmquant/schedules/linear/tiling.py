@@ -1,12 +1,13 @@
 """How a layer is cut: register tiles, blocks of output channels, chunks for the threads.
 
 A register tile is ``pixels × vectors`` accumulators that live in vector registers during the
-whole reduction. The last tile of a row or column moves back inside, so that it computes some
-pixels twice instead of needing code of its own.
+whole reduction. The last tile of a row or column may be smaller, and tiles at the borders of the
+image leave out taps: they have code of their own.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -25,6 +26,13 @@ _MAX_TILE = 12  # pixels or vectors: bounds the code of one tile
 # The tuner may try tiles that the model believes to spill, and what costs twice the best.
 _SPILL = 2
 _WORTH = 2.0
+# Half cycles: to begin a segment, and for a multiplication in the code, which has to come from
+# memory once; bytes that are copied to the workspace in one.
+_SEGMENT = 10
+_CODE = 20
+# Multiplications in the code of all kinds of tiles: TVM takes seconds over more.
+_MAX_CODE = 400
+_COPIED = 8
 
 
 @dataclass(frozen=True)
@@ -119,10 +127,17 @@ def choose(plan: InputPlan, isa: InstructionSet, w_bits: int, sizes: Sizes | Non
     ConfigError
         If ``sizes`` do not fit the layer.
     """
+    return priced(plan, isa, w_bits, sizes)[1]
+
+
+def priced(
+    plan: InputPlan, isa: InstructionSet, w_bits: int, sizes: Sizes | None = None
+) -> tuple[float, Tiling]:
+    """Like :func:`choose`, with the half cycles that the model expects."""
     g = plan.geometry
     widths, wide = _vectors(plan, isa)
     if sizes is None:
-        _, rows, columns, count = min(_candidates(plan, isa, len(widths), wide, w_bits))
+        cost, rows, columns, count = min(_candidates(plan, isa, len(widths), wide, w_bits))
     else:
         rows, columns, count = sizes.rows, sizes.columns, sizes.vectors
         fits = (
@@ -130,6 +145,9 @@ def choose(plan: InputPlan, isa: InstructionSet, w_bits: int, sizes: Sizes | Non
         )
         if not fits:
             raise ConfigError(f"{sizes} does not fit {g.out} pixels of {sum(widths)} channels")
+        cost = _cost(
+            plan, isa, _work(plan, rows, columns), _blocks(wide, len(widths), count), w_bits
+        )
     full = wide // count
     vectors, tail = tuple(widths[:count]), tuple(widths[full * count :])
     if full == 0:
@@ -145,7 +163,8 @@ def choose(plan: InputPlan, isa: InstructionSet, w_bits: int, sizes: Sizes | Non
     share = full if g.groups > 1 else -(-full // max(1, wanted // chunks))
     parallel = macs >= _PARALLEL_MACS and (chunks > 1 or share < full)
     share = share if parallel else full
-    return Tiling(rows, columns, vectors, full, tail, chunk_tiles, chunks, share, parallel)
+    made = Tiling(rows, columns, vectors, full, tail, chunk_tiles, chunks, share, parallel)
+    return cost, made
 
 
 def space(plan: InputPlan, isa: InstructionSet, w_bits: int) -> list[tuple[float, Sizes]]:
@@ -228,9 +247,7 @@ def _candidates(
     """
     g = plan.geometry
     for count in sorted({*range(1, wide + 1), total}):
-        full = wide // count
-        rest = total - full * count
-        blocks = [count] * full + ([rest] if rest else [])
+        blocks = _blocks(wide, total, count)
         held = max(blocks)
         if held > max_tile and count > 1:
             continue
@@ -242,14 +259,62 @@ def _candidates(
                 needed = pixels * held + weights + unpacked + isa.scratch
                 if needed > isa.registers + spill and (count, pixels) != (1, 1):
                     continue
-                cost = sum(_block_cost(plan, isa, pixels, v, w_bits) for v in blocks)
                 # Equal costs: prefer tiles along a row.
-                cost *= _tiles(g, rows, columns) * (1 + 1e-3 * (rows - 1))
-                yield cost, rows, columns, count
+                cost = _cost(plan, isa, _work(plan, rows, columns), blocks, w_bits)
+                yield cost * (1 + 1e-3 * (rows - 1)), rows, columns, count
 
 
-def _block_cost(
-    plan: InputPlan, isa: InstructionSet, pixels: int, vectors: int, w_bits: int
+def _blocks(wide: int, total: int, count: int) -> list[int]:
+    """Vectors of every block when a full one has ``count``."""
+    full = wide // count
+    rest = total - full * count
+    return [count] * full + ([rest] if rest else [])
+
+
+# Tiles of one kind: how many there are, their pixels, and (steps of a row of the filter, pixels
+# that use them, mean number of such rows).
+_Work = list[tuple[int, int, list[tuple[int, int, float]]]]
+
+
+def _work(plan: InputPlan, rows: int, columns: int) -> _Work:
+    """What there is to do for one block of output channels."""
+    kinds = []
+    for patch in plan.patches(rows, columns):
+        segments = [
+            (part.count, len(part.pixels), sweep.rows(patch.rows.count))
+            for sweep in plan.sweeps(patch)
+            for part in sweep.parts
+        ]
+        kinds.append((patch.rows.count * patch.columns.count, len(patch.pixels), segments))
+    return kinds
+
+
+def _cost(
+    plan: InputPlan, isa: InstructionSet, work: _Work, blocks: list[int], w_bits: int
+) -> float:
+    """Half cycles of the whole image."""
+    each = {
+        vectors: sum(
+            tiles * _tile_cost(plan, isa, pixels, segments, vectors, w_bits)
+            for tiles, pixels, segments in work
+        )
+        for vectors in set(blocks)
+    }
+    code = sum(pixels * len(segments) for _, pixels, segments in work) * sum(each)
+    code *= 8 // max(w_bits, 2)
+    if len(work) > 1 and code > _MAX_CODE:
+        return math.inf
+    copied = plan.size[0] * plan.size[1] * plan.channels / _COPIED if plan.copied else 0
+    return sum(each[vectors] for vectors in blocks) + copied + _CODE * code
+
+
+def _tile_cost(
+    plan: InputPlan,
+    isa: InstructionSet,
+    pixels: int,
+    segments: list[tuple[int, int, float]],
+    vectors: int,
+    w_bits: int,
 ) -> float:
     """Half cycles of one tile.
 
@@ -257,8 +322,12 @@ def _block_cost(
     from the second-level cache for weights that the first one cannot hold.
     """
     unpack = 0 if w_bits == 8 else 2 * vectors
-    loads = pixels + isa.weight_cost * vectors
-    step = max(isa.multiplies * pixels * vectors + unpack, loads, 8)
-    if plan.steps * vectors * isa.lanes[0] * isa.step * w_bits // 8 > _LEVEL1_WEIGHTS:
-        step = max(step, 4 * vectors * w_bits // 8)
-    return plan.steps * (step + 1 + 0.1 * loads) + 6 * pixels * vectors + 20
+    heavy = plan.steps * vectors * isa.lanes[0] * isa.step * w_bits // 8 > _LEVEL1_WEIGHTS
+    cost = 6.0 * pixels * vectors + 20
+    for steps, used, rows in segments:
+        loads = used + isa.weight_cost * vectors
+        step = max(isa.multiplies * used * vectors + unpack, loads, 8)
+        if heavy:
+            step = max(step, 4 * vectors * w_bits // 8)
+        cost += rows * (steps * (step + 1 + 0.1 * loads) + _SEGMENT)
+    return cost
