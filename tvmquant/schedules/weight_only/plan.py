@@ -81,7 +81,7 @@ def priced_sizes(
         Instructions that make a vector of float weights.
     """
     lanes = machine.fit(channels)
-    most = max(1, min(channels // lanes, _MAX_VECTORS))
+    most = min(-(-channels // lanes), _MAX_VECTORS)
     for height in sorted({-(-rows // n) for n in range(1, rows + 1)}):
         for vectors in range(1, most + 1):
             sizes = Sizes(height, vectors)
@@ -108,7 +108,7 @@ def priced_integer_sizes(
     rows: int, channels: int, lanes: int, registers: int, digits: int
 ) -> Iterator[tuple[float, Sizes]]:
     """As :func:`priced_sizes`, for byte dot products of ``digits`` activations each."""
-    most = max(1, min(channels // lanes, _MAX_VECTORS))
+    most = min(-(-channels // lanes), _MAX_VECTORS)
     for height in sorted({-(-rows // n) for n in range(1, rows + 1)}):
         for vectors in range(1, most + 1):
             tile = height * vectors
