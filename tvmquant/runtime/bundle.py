@@ -142,12 +142,20 @@ def _check_files(folder: Path, data: dict[str, Any]) -> None:
 def why_not_runnable(manifest: Manifest, library: Path | None = None) -> str | None:
     """Say in one line why this machine cannot run a model; ``None`` when it can."""
     from tvmquant.targets.device import get_device
+    from tvmquant.targets.hwcap import arm_features
 
     here = canonical(platform.machine())
     made_for = architecture(manifest, library)
     if made_for not in (None, here):
-        return f"it was compiled for {made_for}, this machine is {here}: compile it for this one"
-    missing = sorted(set(manifest.features) - get_device("host").features)
+        return (
+            f"it was compiled for {made_for}, this machine is {here}: compile it for this one, or "
+            "export it to the device"
+        )
+    # Of ARM processors the system knows more than TVM does, and without TVM's compiler.
+    features = arm_features()
+    if features is None:
+        features = get_device("host").features
+    missing = sorted(set(manifest.features) - features)
     if missing:
         return f"this processor lacks {', '.join(missing)}: compile the model on this machine"
     installed = current_versions()

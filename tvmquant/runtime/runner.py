@@ -14,12 +14,9 @@ import tvm_ffi.libinfo
 from tvmquant import __version__
 from tvmquant.runtime.manifest import Manifest, TensorInfo
 from tvmquant.runtime.toolchain import find_toolchain
+from tvmquant.targets.hwcap import HWCAPS
 
 RUNNER = "run"
-
-# Features that a processor of the architecture may lack, and their bits in the auxiliary vector
-# (AT_HWCAP is 16, AT_HWCAP2 is 26; arch/arm64/include/uapi/asm/hwcap.h of Linux).
-_NEEDED = {"aarch64": {"dotprod": (16, 1 << 20), "i8mm": (26, 1 << 13)}}
 
 
 def build_runner(
@@ -72,9 +69,9 @@ def build_runner(
 
 def model_header(manifest: Manifest, architecture: str) -> str:
     """Text of ``model.h``: what the runner must know of its model."""
-    needed = _NEEDED.get(architecture, {})
+    needed = HWCAPS if architecture == "aarch64" else {}
     words = [
-        f'{{"{name}", {needed[name][0]}, {needed[name][1]}ul}}'
+        f'{{"{name}", {needed[name][0]}, 1ul << {needed[name][1]}}}'
         for name in manifest.features
         if name in needed
     ]

@@ -12,6 +12,7 @@ import tvm
 
 from tvmquant.errors import TargetError
 from tvmquant.targets.boards import find_board, known_names
+from tvmquant.targets.hwcap import arm_features
 
 
 @dataclass(frozen=True)
@@ -106,6 +107,9 @@ def _host() -> Device:
     triple = _system_triple()
     cores = psutil.cpu_count(logical=False) or 1
     target = {"kind": "llvm", "mtriple": triple, "mcpu": cpu, "num-cores": cores}
+    unknown = sorted((arm_features() or frozenset()) - _features(target))
+    if unknown:
+        target["mattr"] = [f"+{name}" for name in unknown]
     return Device("host", json.dumps(target), _features(target), cores)
 
 
