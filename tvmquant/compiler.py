@@ -88,7 +88,9 @@ def compile(
     target : str, dict, tvm.target.Target or Device
         ``"host"`` or a TVM target.
     bits : int or str
-        8, 4, 2, 1 or a name such as ``"w4a8"``; ignored when ``recipe`` is given.
+        8, 4, 2, 1 or a name such as ``"w4a8"``; ignored when ``recipe`` is given. Weights below
+        8 bits are rounded by their effect on the calibration data
+        (:meth:`Recipe.with_corrections`) when there is any.
     calibration : object, optional
         Data to choose ranges on: arrays, an iterable of input dictionaries, an ONNX Runtime
         ``CalibrationDataReader`` or the path of an ``.npz``. Without it noise is used, with a
@@ -151,7 +153,7 @@ def quantize(
     progress: Progress | None = None,
 ) -> QuantizedModel:
     """Quantize a model and stop at the QDQ graph; parameters as in :func:`compile`."""
-    chosen = _recipe(recipe, bits)
+    chosen = _recipe(recipe, bits, calibration is not None)
     if progress:
         progress("import", 0, 1)
     source = None if calibration is None else CalibrationSource.of(calibration)
@@ -169,9 +171,13 @@ def quantize(
     return QuantizedModel(qdq, loaded.inputs, loaded.output_names, chosen, name)
 
 
-def _recipe(recipe: Recipe | str | os.PathLike[str] | None, bits: int | str) -> Recipe:
+def _recipe(
+    recipe: Recipe | str | os.PathLike[str] | None, bits: int | str, has_data: bool
+) -> Recipe:
     if recipe is None:
-        return Recipe.for_bits(bits)
+        chosen = Recipe.for_bits(bits)
+        # Below 8 bits rounding to nearest loses most networks; on noise there is nothing to learn.
+        return chosen.with_corrections() if has_data and chosen.weights.bits < 8 else chosen
     if isinstance(recipe, Recipe):
         return recipe
     if isinstance(recipe, str | os.PathLike):

@@ -18,6 +18,7 @@ FLOAT_BITS = (16, 32)
 WEIGHT_ONLY_BITS = (8, 4, 2)
 GRANULARITIES = ("per_tensor", "per_channel")
 REQUANTIZE = ("float", "fixed_point", "power_of_two")
+ROUNDING = ("nearest", "adaround", "gptq")
 ESTIMATORS = (
     "minmax",
     "percentile",
@@ -114,6 +115,11 @@ class Recipe:
         ``float``, ``fixed_point`` or ``power_of_two``, see ``tvmquant.reference.requantize``.
     percentile : float
         Share of values kept by the ``percentile`` estimator, in percent.
+    rounding : str
+        How weights below 8 bits are rounded: ``nearest``, or by their effect on the layer's output
+        on calibration data: ``adaround`` or ``gptq``.
+    bias_correction : bool
+        Whether the mean error of every output channel on calibration data goes into its bias.
     expand_weights : bool
         Whether kernels may expand weights in memory when the model is loaded (Winograd transforms,
         tables); the file stays packed either way.
@@ -133,6 +139,8 @@ class Recipe:
     first_last_bits: int | None = 8
     requantize: str = "float"
     percentile: float = 99.99
+    rounding: str = "nearest"
+    bias_correction: bool = False
     expand_weights: bool = True
     group_size: int | None = GROUP_SIZE
     layers: tuple[LayerRule, ...] = ()
@@ -142,6 +150,8 @@ class Recipe:
         if self.first_last_bits is not None:
             _one_of("first_last_bits", self.first_last_bits, BITS)
         _is_a("percentile", self.percentile, int | float, "a number")
+        _one_of("rounding", self.rounding, ROUNDING)
+        _is_a("bias_correction", self.bias_correction, bool, "true or false")
         _is_a("expand_weights", self.expand_weights, bool, "true or false")
         if self.group_size is not None:
             _is_a("group_size", self.group_size, int, "a number of inputs or null")
@@ -186,6 +196,10 @@ class Recipe:
             activations=spec(self.activations, activation_bits, ACTIVATION_ESTIMATOR),
             **changes,
         )
+
+    def with_corrections(self) -> Recipe:
+        """Copy that rounds weights by their effect on real data and corrects biases."""
+        return replace(self, rounding="gptq", bias_correction=True)
 
     def bits_for(self, name: str, *, first_or_last: bool = False) -> LayerBits:
         """Bits of the layer ``name``."""

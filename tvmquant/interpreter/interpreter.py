@@ -15,6 +15,7 @@ from tvmquant.interpreter.float_ops import FLOAT_OPS
 from tvmquant.interpreter.integer_ops import INTEGER_OPS
 from tvmquant.ops import op_name
 
+Environment = dict[relax.Var, Any]
 Tap = Callable[[relax.Var, Any, np.ndarray], None]
 EVALUATORS = {**FLOAT_OPS, **INTEGER_OPS}
 
@@ -59,19 +60,28 @@ class Interpreter:
         """
         if len(inputs) != len(self.graph.params):
             raise ValueError(f"expected {len(self.graph.params)} inputs, got {len(inputs)}")
-        env: dict[relax.Var, Any] = dict(zip(self.graph.params, inputs))
+        env: Environment = dict(zip(self.graph.params, inputs))
         for var, value in self.graph.bindings:
-            # Like the compiled module: infinities and NaN are results, not warnings.
-            with np.errstate(all="ignore"):
-                result = self._evaluate(value, env)
-            env[var] = result
+            result = self.step(var, value, env)
             if tap is not None:
                 tap(var, value, result)
-            for dead in self._dies.get(var, ()):
-                env.pop(dead, None)
+        return self.outputs(env)
+
+    def step(self, var: relax.Var, value: Any, env: Environment) -> np.ndarray:
+        """Evaluate one binding into ``env`` and drop what it was the last to read."""
+        # Like the compiled module: infinities and NaN are results, not warnings.
+        with np.errstate(all="ignore"):
+            result = self._evaluate(value, env)
+        env[var] = result
+        for dead in self._dies.get(var, ()):
+            env.pop(dead, None)
+        return result
+
+    def outputs(self, env: Environment) -> list[np.ndarray]:
+        """Outputs of ``main`` after its last step."""
         return [self._argument(out, env) for out in self.graph.outputs]
 
-    def _argument(self, expr: Any, env: dict[relax.Var, Any]) -> Any:
+    def _argument(self, expr: Any, env: Environment) -> Any:
         if isinstance(expr, relax.Var):
             return env[expr]
         if is_const(expr):
@@ -86,7 +96,7 @@ class Interpreter:
             return self._argument(expr.tuple_value, env)[expr.index]
         return expr
 
-    def _evaluate(self, value: Any, env: dict[relax.Var, Any]) -> Any:
+    def _evaluate(self, value: Any, env: Environment) -> Any:
         name = op_name(value)
         if name is None:
             return self._argument(value, env)

@@ -14,6 +14,7 @@ from tvmquant.graph import Graph
 from tvmquant.ops import is_op
 from tvmquant.passes.annotate import annotate
 from tvmquant.passes.calibrate import Progress, calibrate
+from tvmquant.passes.correct import correct, sample_limit, wants_corrections
 from tvmquant.passes.fuse_additions import fuse_additions
 from tvmquant.passes.lower import lower
 from tvmquant.passes.moves import merge_moves
@@ -53,10 +54,23 @@ def to_qdq(
     if is_quantized(mod):
         return mod
     _report(progress, "annotate")
-    mod = _dump("2_annotate", annotate(mod, recipe))
+    annotated = mod = _dump("2_annotate", annotate(mod, recipe))
+    kept: list[list[np.ndarray]] = []
     if _is_observed(mod):
-        mod = calibrate(mod, batches(), recipe, progress, total)
-    return _dump("3_calibrate", quantize_weights(mod, recipe))
+        limit = sample_limit(mod) if wants_corrections(recipe) else 0
+        mod = calibrate(mod, _keeping(batches(), kept, limit), recipe, progress, total)
+    mod = _dump("3_calibrate", quantize_weights(mod, recipe))
+    if not kept:
+        return mod
+    return _dump("3_correct", correct(annotated, mod, kept, recipe, progress))
+
+
+def _keeping(batches: Batches, kept: list[list[np.ndarray]], limit: int) -> Batches:
+    """Pass batches on and keep the first ``limit`` of them."""
+    for batch in batches:
+        if len(kept) < limit:
+            kept.append(batch)
+        yield batch
 
 
 def to_integers(

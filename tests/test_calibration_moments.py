@@ -1,0 +1,51 @@
+"""Second moments of layers."""
+
+import numpy as np
+import pytest
+from correction_tools import prepared
+
+from tvmquant.calibration.moments import columns, moments, weight_rows, weights_of_rows
+from tvmquant.interpreter.lockstep import Lockstep
+
+
+@pytest.fixture(scope="module")
+def layers():
+    mod, qdq, batches, _ = prepared("w4a8", 6)
+    return list(Lockstep(mod, qdq, batches).layers())
+
+
+def test_columns_times_rows_are_the_layer(layers):
+    for layer in layers:
+        part = columns(layer.x_float[0], layer.call)
+        rows = weight_rows(layer, layer.weight_float)
+        out = part @ rows.transpose(0, 2, 1)
+        out = out.transpose(1, 0, 2).reshape(layer.y_float[0].shape)
+        np.testing.assert_allclose(out, layer.y_float[0], rtol=1e-4, atol=1e-5)
+        np.testing.assert_array_equal(weights_of_rows(layer, rows), layer.weight_float)
+
+
+def test_the_error_and_the_shift_are_those_of_the_outputs(layers):
+    for layer in layers:
+        data = moments(layer)
+        rows = weight_rows(layer, layer.q).astype(np.float64)
+        groups, outputs, _ = rows.shape
+        scale = np.broadcast_to(layer.scale, (groups * outputs,)).reshape(groups, outputs, 1)
+        rows = rows * scale
+        got = np.concatenate(
+            [
+                (columns(x, layer.call) @ rows.transpose(0, 2, 1)).transpose(1, 0, 2)
+                for x in layer.x_quant
+            ]
+        ).reshape(-1, groups * outputs)
+        want = np.concatenate([y.reshape(-1, y.shape[-1]) for y in layer.y_float])
+        difference = want - got
+        np.testing.assert_allclose(data.shift(rows), difference.mean(0), rtol=1e-3, atol=1e-5)
+        np.testing.assert_allclose(
+            data.error(rows).reshape(-1), difference.var(0), rtol=1e-2, atol=1e-6
+        )
+
+
+def test_a_sample_of_the_positions_is_nearly_as_good(layers):
+    whole, part = (moments(layers[0], positions) for positions in (10**6, 300))
+    assert np.abs(part.xx - whole.xx).max() < 0.35 * np.abs(whole.xx).max()
+    assert not np.array_equal(part.xx, whole.xx)

@@ -1,0 +1,133 @@
+"""Rounding one weight after the other, each making good for the errors of those before it.
+
+Frantar et al. 2022, "GPTQ: Accurate Post-Training Quantization for Generative Pre-trained
+Transformers", then cyclic coordinate descent on the same objective (Behdin et al. 2023,
+"QuantEase"): every weight in turn takes the level that is best given all others. On the layers of
+real networks it finds a smaller error than AdaRound in a fraction of the time: it is not bound to
+the two nearest levels, nor to a learning rate.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from tvmquant.calibration.moments import Moments
+
+# Updates within a block touch the block only; what lies beyond it follows as one product.
+_BLOCK = 64
+_DAMPING = 0.01
+_SWEEPS = 3
+_REFITS = 2
+# Deeper layers start from the nearest levels: inverting their moments would take most of the time.
+_DEEP = 1536
+
+
+def gptq(
+    rows: np.ndarray, scale: np.ndarray, bits: int, data: Moments, *, refit: bool = True
+) -> tuple[np.ndarray, np.ndarray]:
+    """Integers of small output error.
+
+    Parameters
+    ----------
+    rows : np.ndarray
+        Float weights ``[groups, channels of a group, K]``.
+    scale : np.ndarray
+        float64 ``[groups, channels of a group, 1]``.
+    bits : int
+        1 to 8.
+    data : Moments
+    refit : bool
+        Whether scales may change: for given integers the best scale is a ratio of moments.
+
+    Returns
+    -------
+    q : np.ndarray
+        int8, shape of ``rows``; per channel never worse on ``data`` than rounding to nearest.
+    scale : np.ndarray
+        float64, shape of ``scale``.
+    """
+    levels = Levels(bits)
+    nearest = levels.round(rows / scale)
+    start = nearest if rows.shape[-1] > _DEEP else _feed_forward(rows, scale, levels, data)
+    q, best = _descend(start, scale, levels, data), scale
+    for _ in range(_REFITS if refit else 0):
+        best = _refit(q, best, data)
+        q = _descend(q, best, levels, data)
+    better = (data.error(q * best) < data.error(nearest * scale))[..., None]
+    return np.where(better, q, nearest).astype(np.int8), np.where(better, best, scale)
+
+
+@dataclass(frozen=True)
+class Levels:
+    """The integers that a weight of ``bits`` bits can be: ±1 for a single bit."""
+
+    bits: int
+
+    def round(self, values: np.ndarray) -> np.ndarray:
+        """Nearest level of every value, in the dtype of ``values``."""
+        if self.bits == 1:
+            return np.where(values >= 0, 1, -1).astype(values.dtype)
+        return np.clip(np.rint(values), -(2 ** (self.bits - 1)), 2 ** (self.bits - 1) - 1)
+
+
+def _refit(q: np.ndarray, scale: np.ndarray, data: Moments) -> np.ndarray:
+    """Scale of least error for given integers; positive, and float32 like those that are stored."""
+    norm = ((q @ data.xx) * q).sum(-1, keepdims=True)
+    fitted = (q * data.yx).sum(-1, keepdims=True) / np.maximum(norm, 1e-30)
+    fitted = fitted.astype(np.float32).astype(np.float64)
+    return np.where((norm > 1e-30) & (fitted > 1e-30), fitted, scale)
+
+
+def _feed_forward(rows: np.ndarray, scale: np.ndarray, levels: Levels, data: Moments) -> np.ndarray:
+    diagonal = np.einsum("gkk->gk", data.xx)
+    damping = _DAMPING * diagonal.mean(1, keepdims=True) + 1e-12
+    moment = data.xx.copy()
+    np.einsum("gkk->gk", moment)[:] += damping
+    inverse = np.linalg.inv(moment)
+    upper = np.linalg.cholesky(inverse).transpose(0, 2, 1)
+    # The real weights of least error; damping pulls them towards the float ones, because inputs
+    # that never vary decide nothing.
+    w = (data.yx + damping[..., None] * rows) @ inverse
+    step = scale[..., 0]
+    q = np.empty_like(rows)
+    depth = rows.shape[-1]
+    for start in range(0, depth, _BLOCK):
+        end = min(start + _BLOCK, depth)
+        errors = np.empty((*rows.shape[:2], end - start))
+        for k in range(start, end):
+            q[..., k] = levels.round(w[..., k] / step)
+            error = (w[..., k] - q[..., k] * step) / upper[:, None, k, k]
+            w[..., k + 1 : end] -= error[..., None] * upper[:, None, k, k + 1 : end]
+            errors[..., k - start] = error
+        w[..., end:] -= errors @ upper[:, start:end, end:]
+    return q
+
+
+def _descend(q: np.ndarray, scale: np.ndarray, levels: Levels, data: Moments) -> np.ndarray:
+    # float32 is precise enough to tell which level is nearest.
+    q, scale = q.astype(np.float32), scale.astype(np.float32)
+    moment, target = data.xx.astype(np.float32), data.yx.astype(np.float32)
+    step = scale[..., 0]
+    depth = q.shape[-1]
+    curvature = np.maximum(np.einsum("gkk->gk", moment), np.float32(1e-30))
+    for _ in range(_SWEEPS):
+        # Half the gradient of the error.
+        slope = (q * scale) @ moment - target
+        start_of_sweep = q.copy()
+        for start in range(0, depth, _BLOCK):
+            block = slice(start, min(start + _BLOCK, depth))
+            before, near = q[..., block].copy(), slope[..., block]
+            for i, k in enumerate(range(block.start, block.stop)):
+                wanted = q[..., k] - near[..., i] / (curvature[:, None, k] * step)
+                new = levels.round(wanted)
+                move = (new - q[..., k]) * step
+                near += move[..., None] * moment[:, None, k, block]
+                q[..., k] = new
+            # What lies behind has had its turn in this sweep.
+            moved = (q[..., block] - before) * scale
+            slope[..., block.stop :] += moved @ moment[:, block, block.stop :]
+        if np.array_equal(q, start_of_sweep):
+            break
+    return q

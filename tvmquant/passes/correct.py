@@ -1,0 +1,159 @@
+"""Corrections after calibration: what quantization did to each layer's output is made good.
+
+Works on the QDQ graph with the float graph beside it. Layers go in order, so that each sees the
+input that the corrected layers before it really give.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import tvm
+from tvm import relax
+
+from tvmquant.calibration.adaround import adaround
+from tvmquant.calibration.gptq import gptq
+from tvmquant.calibration.moments import moments, weight_rows, weights_of_rows
+from tvmquant.graph import Builder, Graph, const_value, name_of, rewrite
+from tvmquant.interpreter.lockstep import LinearLayer, Lockstep
+from tvmquant.ops.integer import shape_of
+from tvmquant.passes.fold_affine import per_channel
+from tvmquant.recipe import Recipe
+
+Progress = Callable[[str, int, int], None]
+# Samples that go through the layers together, and the bytes that one activation of all may take.
+SAMPLES = 64
+_BYTES = 256 << 20
+
+
+@dataclass
+class _Change:
+    q: np.ndarray | None = None
+    scale: np.ndarray | None = None
+    shift: np.ndarray | None = None
+
+
+def wants_corrections(recipe: Recipe) -> bool:
+    """Whether the recipe asks for anything that this pass does."""
+    return recipe.rounding != "nearest" or recipe.bias_correction
+
+
+def correct(
+    original: tvm.IRModule,
+    quantized: tvm.IRModule,
+    samples: Sequence[Sequence[np.ndarray]],
+    recipe: Recipe,
+    progress: Progress | None = None,
+) -> tvm.IRModule:
+    """Round weights by their effect on the output and correct biases, layer by layer.
+
+    Parameters
+    ----------
+    original : tvm.IRModule
+        Output of ``annotate``.
+    quantized : tvm.IRModule
+        What ``calibrate`` made of it.
+    samples : sequence of sequence of np.ndarray
+        Inputs of ``main``; at most ``sample_limit(original)`` are used.
+    recipe : Recipe
+        ``rounding`` chooses the method below 8 bits; ``bias_correction`` adds the mean error that
+        remains to the bias (Nagel et al. 2019, "Data-Free Quantization Through Weight Equalization
+        and Bias Correction", section 4.2, the empirical form).
+    progress : callable, optional
+        Called with ``("correct", done, total)``.
+    """
+    changes: dict[str, _Change] = {}
+    total = sum(1 for _, value in Graph(quantized).bindings if _is_layer(value))
+    chosen = samples[: sample_limit(original)]
+    for layer in Lockstep(original, quantized, chosen).layers():
+        changes[layer.var.name] = _correct_layer(layer, recipe)
+        if progress:
+            progress("correct", len(changes), max(total, len(changes)))
+    return _apply(quantized, changes)
+
+
+def sample_limit(mod: tvm.IRModule) -> int:
+    """How many samples may go through the layers of a graph together."""
+    largest = max(
+        (
+            4 * int(np.prod(shape_of(var)))
+            for var, _ in Graph(mod).bindings
+            if isinstance(var.ty, relax.TensorType)
+        ),
+        default=1,
+    )
+    return max(8, min(SAMPLES, _BYTES // largest))
+
+
+def _is_layer(value: Any) -> bool:
+    return name_of(value) in ("nn.conv2d", "matmul")
+
+
+def _correct_layer(layer: LinearLayer, recipe: Recipe) -> _Change:
+    change = _Change()
+    data = moments(layer)
+    rows = weight_rows(layer, layer.weight_float).astype(np.float64)
+    groups, outputs, _ = rows.shape
+    scale = np.broadcast_to(layer.scale.astype(np.float64), (groups * outputs,))
+    scale = scale.reshape(groups, outputs, 1)
+    q = weight_rows(layer, layer.q)
+    if recipe.rounding == "adaround" and 1 < layer.bits < 8:
+        q = adaround(rows, scale, layer.bits, data)
+    elif recipe.rounding == "gptq" and layer.bits < 8:
+        # One scale for all channels, or one that is a power of two, stays as it is.
+        refit = layer.scale.size == groups * outputs and recipe.requantize != "power_of_two"
+        q, scale = gptq(rows, scale, layer.bits, data, refit=refit)
+        change.scale = scale.reshape(-1).astype(np.float32) if refit else layer.scale
+    if recipe.rounding != "nearest":
+        change.q = weights_of_rows(layer, q)
+        change.scale = layer.scale if change.scale is None else change.scale
+        layer.set_weights(change.q, change.scale)
+    if recipe.bias_correction:
+        change.shift = data.shift(q * scale).astype(np.float32)
+        layer.set_shift(change.shift)
+    return change
+
+
+def _apply(mod: tvm.IRModule, changes: dict[str, _Change]) -> tvm.IRModule:
+    graph = Graph(mod)
+    weights = {
+        graph.values[var].args[1]: change
+        for var, value in graph.bindings
+        if (change := changes.get(var.name)) is not None and change.q is not None
+    }
+    # A bias that is there already takes the shift.
+    biased: dict[relax.Var, np.ndarray] = {}
+    for var, _ in graph.bindings:
+        change = changes.get(var.name)
+        if change is None or change.shift is None:
+            continue
+        users = graph.users.get(var, [])
+        if len(users) == 1 and graph.num_uses(var) == 1 and _bias(graph, users[0], var) is not None:
+            biased[users[0]] = change.shift
+            change.shift = None
+
+    def visit(builder: Builder, var: relax.Var, value: Any) -> Any:
+        weight = weights.get(var)
+        if weight is not None:
+            args = [relax.const(weight.q), relax.const(weight.scale), value.args[2]]
+            return relax.Call(value.op, args, value.attrs)
+        if var in biased:
+            bias = const_value(value.args[1])
+            shifted = bias.reshape(-1) + biased[var]
+            return relax.op.add(value.args[0], relax.const(shifted.astype(np.float32)))
+        change = changes.get(var.name)
+        if change is not None and change.shift is not None:
+            return relax.op.add(builder.emit(value, var.name), relax.const(change.shift))
+        return None
+
+    return rewrite(mod, visit)
+
+
+def _bias(graph: Graph, user: relax.Var, linear: relax.Var) -> np.ndarray | None:
+    value = graph.values[user]
+    if name_of(value) != "add" or not value.args[0].same_as(linear):
+        return None
+    return per_channel(value.args[1], shape_of(value))
