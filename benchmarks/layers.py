@@ -24,7 +24,9 @@ TINY = Layer("call", "matmul", 1, 0, 16, 16)
 
 
 @click.command()
-@click.option("--bits", default="8,w4a8,4,2,1", callback=parse_bits_option, help="Precisions.")
+@click.option(
+    "--bits", default="8,w4a8,4,2,1,w4a16", callback=parse_bits_option, help="Precisions."
+)
 @click.option("--rounds", default=20, type=click.IntRange(1), help=f"Turns of {INNER} runs each.")
 @click.option("--threads", default=1, type=click.IntRange(1))
 @click.option("--only", default="", help="Layers whose name or group contains this.")
@@ -116,12 +118,17 @@ def _contenders(
     from benchmarks.layer_data import LayerData
     from benchmarks.openvino_layer import OpenVinoLayer
     from benchmarks.ours_layer import OurLayer
-    from tvmquant.recipe import parse_bits
+    from benchmarks.ours_weight_only import OurWeightOnlyLayer
+    from tvmquant.recipe import FLOAT_BITS, parse_bits
 
     made: list[tuple[str, str, Callable[[], Any]]] = []
     for name in bits:
         w_bits, x_bits = parse_bits(name)
         data = LayerData(layer, x_bits, w_bits)
+        if x_bits in FLOAT_BITS:
+            if layer.is_matmul:
+                made.append(("tvmquant", f"w{w_bits}a{x_bits}", partial(OurWeightOnlyLayer, data)))
+            continue
         made.append(("tvmquant", f"w{w_bits}a{x_bits}", partial(OurLayer, data)))
     if not peers:
         return made
@@ -136,6 +143,9 @@ def _contenders(
         made.append(ort("MatMulInteger", peer_layers.matmul_integer))
         if layer.channels % peer_layers.BLOCK == 0:
             made += [ort(f"MatMulNBits {b}", peer_layers.matmul_nbits(b)) for b in (8, 4, 2)]
+            made.append(
+                ort("MatMulNBits 4 float", peer_layers.matmul_nbits(4, peer_layers.FLOAT_LEVEL))
+            )
     else:
         made.append(ort("QLinearConv", peer_layers.qlinear_conv))
     made.append(ort("fp32", peer_layers.float_layer))

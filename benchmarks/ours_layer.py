@@ -39,7 +39,7 @@ class OurLayer:
         expansion = expansion_of(kernel)
         if expansion is not None:
             made = [tvm.runtime.empty(shape, dtype) for shape, dtype in expansion.outputs]
-            expand = _compiled(tvm, expansion.func, device)
+            expand = compiled(tvm, expansion.func, device)
             expand(*constants[: expansion.inputs], *made)
             constants = [*made, *constants[expansion.inputs :]]
         qinfo = np.array([X_ZERO_POINT, OUT_ZERO_POINT, 0, 255], np.int32)
@@ -48,7 +48,7 @@ class OurLayer:
             *(tvm.runtime.tensor(data.x), *constants, tvm.runtime.tensor(qinfo)),
             self.out,
         ]
-        self.function = _compiled(tvm, kernel.prim_func(), device)
+        self.function = compiled(tvm, kernel.prim_func(), device)
         self.run()
         self.exact = bool(np.array_equal(self.out.numpy(), _expected(data, workload, params)))
 
@@ -80,7 +80,8 @@ def _workload(data: LayerData) -> Any:
     )
 
 
-def _compiled(tvm: Any, func: Any, device: Any) -> Any:
+def compiled(tvm: Any, func: Any, device: Any) -> Any:
+    """A kernel's function, built."""
     named = func.with_attr("global_symbol", "layer")
     return tvm.compile(tvm.IRModule({"layer": named}), target=device.target)["layer"]
 

@@ -14,6 +14,8 @@ from benchmarks.peers.onnxruntime import OrtSession
 
 OPSET, IR_VERSION = 21, 10
 BLOCK = 32
+# Accuracy levels of MatMulNBits: activations become int8 in blocks, or stay float32.
+INT8_LEVEL, FLOAT_LEVEL = 4, 1
 X_SCALE, W_SCALE = 0.5, 0.25
 
 
@@ -94,8 +96,8 @@ def matmul_integer(data: LayerData) -> bytes:
     )
 
 
-def matmul_nbits(bits: int) -> Callable[[LayerData], bytes]:
-    """MatMulNBits: float activations, blocks of weights; computed in int8 (accuracy level 4)."""
+def matmul_nbits(bits: int, level: int = INT8_LEVEL) -> Callable[[LayerData], bytes]:
+    """MatMulNBits: float activations, blocks of weights; computed in int8 or in float."""
 
     def make(data: LayerData) -> bytes:
         outputs, depth = data.layer.w_shape
@@ -108,7 +110,7 @@ def matmul_nbits(bits: int) -> Callable[[LayerData], bytes]:
                     "MatMulNBits",
                     ["x", "w", "scales"],
                     ["y"],
-                    accuracy_level=4,
+                    accuracy_level=level,
                     domain="com.microsoft",
                     **attrs,
                 )

@@ -16,6 +16,7 @@ from benchmarks.layer_data import LayerData
 from benchmarks.layer_report import to_markdown as layers_markdown
 from benchmarks.measure import blame
 from benchmarks.ours_layer import OurLayer
+from benchmarks.ours_weight_only import OurWeightOnlyLayer
 from benchmarks.peers.base import Unavailable, need
 from benchmarks.report import best_int8_peer, headline, model_table, speedup, to_markdown
 from benchmarks.timing import interleave
@@ -244,6 +245,21 @@ def test_our_layer_is_exact_and_the_peers_graphs_mean_the_same(layer):
     else:
         got = peer_layers.ort_session(peer_layers.qlinear_conv, data, 1).run()[0].astype(int)
         assert np.abs(got - expected).max() <= 1 and expected.std() > 5
+
+
+@pytest.mark.parametrize("bits", [8, 4, 2])
+def test_our_weight_only_layer_is_as_close_as_float32(bits):
+    ours = OurWeightOnlyLayer(LayerData(Layer("m", "m", 3, 0, 96, 24), 16, bits))
+    assert ours.exact and ours.label
+    assert ours.out.numpy().std() > 0.01
+
+
+def test_weight_only_precisions_are_for_matrix_products():
+    conv = Layer("c", "c", 8, 8, 12, 16)
+    matmul = Layer("m", "m", 3, 0, 96, 24)
+    assert layers._contenders(conv, ["w4a16"], 1, False) == []
+    ((engine, name, _),) = layers._contenders(matmul, ["w4a16"], 1, False)
+    assert (engine, name) == ("tvmquant", "w4a16")
 
 
 @pytest.mark.parametrize("instruction", peaks.INSTRUCTIONS, ids=lambda i: i.name.replace(" ", "_"))

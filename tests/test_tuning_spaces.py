@@ -24,6 +24,9 @@ LARGE = Workload("conv2d", (1, 12, 12, 64), (64, 3, 3, 64), (1, 1), (1, 1, 1, 1)
 DEPTHWISE = Workload(
     "depthwise_conv2d", (1, 9, 11, 40), (40, 3, 3, 1), (2, 2), (1, 1, 1, 1), (1, 1), groups=40
 )
+WEIGHT_ONLY = Workload(
+    "matmul_weight_only", (7, 96), (50, 96), **FLOAT | {"w_bits": 4}, group_size=32
+)
 WORKLOADS = {
     "w8a8": WIDE,
     "w8a8 proven": replace(WIDE, no_saturation=True),
@@ -43,6 +46,8 @@ WORKLOADS = {
     "float": replace(WIDE, op="conv2d_float", **FLOAT),
     "depthwise float": replace(DEPTHWISE, op="depthwise_conv2d_float", **FLOAT),
     "matmul float": Workload("matmul_float", (7, 96), (50, 96), **FLOAT),
+    "weight only": replace(WEIGHT_ONLY, zero_points=True),
+    "weight only, whole channels": replace(WEIGHT_ONLY, group_size=0, w_bits=2),
 }
 
 
@@ -79,7 +84,7 @@ def sample(space, count=4):
 def test_every_choice_gives_the_reference(name, tmp_path):
     workload = WORKLOADS[name]
     path = tmp_path / "reference.npz"
-    if not workload.op.endswith("_float"):
+    if make_case(workload).qinfo is not None:
         np.savez(path, expected(workload))
     inside = InProcess()
     for candidate in sample(candidates(workload, HOST)):

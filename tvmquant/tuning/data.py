@@ -36,6 +36,8 @@ def make_case(workload: Workload, seed: int = 0) -> Case:
     """Random arrays, the same for the same seed in every process."""
     rng = np.random.default_rng(seed)
     outputs = workload.w_shape[0]
+    if workload.op == "matmul_weight_only":
+        return _weight_only(workload, rng)
     if workload.op.endswith("_float"):
         depth = int(np.prod(workload.w_shape[1:]))
         x, weight = (
@@ -55,6 +57,18 @@ def make_case(workload: Workload, seed: int = 0) -> Case:
     params = reference.make_requantize_params(multiplier, workload.requantize)
     qinfo = np.array([(top + 1) // 2, 100, 0, 255], np.int32)
     return Case(x, weight, bias, params, qinfo)
+
+
+def _weight_only(workload: Workload, rng: np.random.Generator) -> Case:
+    outputs, depth = workload.w_shape
+    groups = -(-depth // (workload.group_size or depth))
+    x = rng.standard_normal(workload.x_shape, dtype=np.float32)
+    scale = rng.uniform(0.5, 1.5, (outputs, groups)).astype(np.float32)
+    params = [scale / np.float32((1 << workload.w_bits) * depth**0.5)]
+    if workload.zero_points:
+        params.append(rng.integers(-2, 3, (outputs, groups)).astype(np.int8))
+    bias = rng.standard_normal(outputs, dtype=np.float32)
+    return Case(x, _weight(workload, rng), bias, tuple(params), None)
 
 
 def _weight(workload: Workload, rng: np.random.Generator) -> np.ndarray:

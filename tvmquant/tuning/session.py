@@ -109,7 +109,7 @@ class Job:
     @property
     def exact(self) -> bool:
         """Float sums may be ordered differently."""
-        return not self.workload.op.endswith("_float")
+        return not self.workload.op.endswith(("_float", "_weight_only"))
 
 
 class Session:
