@@ -1,0 +1,185 @@
+"""The direct kernel and its rules."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, fields, replace
+from functools import cached_property
+
+import numpy as np
+from tvm import tirx
+
+from tvmquant.schedules.linear.geometry import Geometry
+from tvmquant.schedules.neon import tiling
+from tvmquant.schedules.neon.emit import emit_prim_func
+from tvmquant.schedules.neon.expand import make_expansion
+from tvmquant.schedules.neon.packing import pack_codes
+from tvmquant.schedules.neon.plan import Plan
+from tvmquant.schedules.neon.source import Source
+from tvmquant.schedules.neon.steps import Dot, Half, Long, Matrix, Step
+from tvmquant.schedules.neon.tiling import Sizes
+from tvmquant.schedules.registry import register_rule
+from tvmquant.schedules.space import Config, ConfigError, integers
+from tvmquant.schedules.workload import Expansion, Kernel, Workload
+from tvmquant.targets.device import Device
+
+# Instruction sets of ``Device.isa``, and the steps of each that are worth trying at all.
+_STEPS = {
+    "neon": ("smlal", "mla"),
+    "neon_dotprod": ("sdot", "mla"),
+    "neon_i8mm": ("usmmla", "sdot", "mla"),
+}
+
+
+def make_step(name: str, workload: Workload) -> Step | None:
+    """The step of that name, None where its sums are not proven exact."""
+    if name == "smlal":
+        return Long(workload.w_bits)
+    if name == "mla":
+        step = Half(workload.x_bits, workload.w_bits)
+        narrow = workload.w_bits < 8 and step.limit >= 2 * step.turn
+        return step if narrow else None
+    step = Dot(workload.w_bits) if name == "sdot" else Matrix(workload.w_bits)
+    return step
+
+
+@dataclass(frozen=True)
+class DirectKernel:
+    """Register-tiled convolution or matmul with its whole epilogue.
+
+    Attributes
+    ----------
+    workload : Workload
+        ``conv2d`` or ``matmul``.
+    isa : str
+        ``neon``, ``neon_dotprod`` or ``neon_i8mm``.
+    step_name : str
+        Which multiply-add step; empty for the one that takes the fewest instructions.
+    sizes : Sizes, optional
+        Sizes that the tuner found.
+    """
+
+    workload: Workload
+    isa: str
+    step_name: str = ""
+    sizes: Sizes | None = None
+
+    @property
+    def name(self) -> str:
+        """Name of the kernel, unique for its workload and instructions."""
+        w = self.workload
+        parts = [w.op, "x".join(map(str, w.x_shape)), "x".join(map(str, w.w_shape))]
+        if w.op != "matmul":
+            numbers = (*w.strides, *w.padding, *w.dilation, w.groups)
+            parts.append("_".join(map(str, numbers)))
+        parts += [f"w{w.w_bits}a{w.x_bits}", w.requantize, self.plan.step.name]
+        return "_".join(parts)
+
+    @property
+    def label(self) -> str:
+        """Instruction and register tile, for profiles."""
+        s = self.plan.tiling.sizes
+        return f"direct {self.plan.step.name} {s.rows}x{s.columns}x{s.vectors}"
+
+    @cached_property
+    def _steps(self) -> dict[str, tuple[Step, Source]]:
+        geometry = Geometry.of(self.workload)
+        found = {}
+        for name in _STEPS[self.isa]:
+            step = make_step(name, self.workload)
+            odd = geometry.out[0] * geometry.out[1] < (step.pixels if step else 1)
+            if step is not None and not odd:
+                found[name] = (step, Source(geometry, step.x_dtype))
+        return found
+
+    @cached_property
+    def plan(self) -> Plan:
+        """Everything that decides the code."""
+        name = self.step_name
+        if not name:
+            steps = self._steps
+            name = min(steps, key=lambda key: min(tiling.candidates(*steps[key][::-1]))[0])
+        step, source = self._steps[name]
+        return Plan(self.workload, step, source, tiling.choose(source, step, self.sizes))
+
+    @cached_property
+    def _space(self) -> dict[tuple[str, Sizes], float]:
+        first = replace(self, sizes=None).plan.step.name
+        found: dict[tuple[str, Sizes], float] = {}
+        for name in sorted(self._steps, key=lambda key: key != first):
+            step, source = self._steps[name]
+            for sizes, cost in tiling.space(source, step).items():
+                found[name, sizes] = cost
+        return found
+
+    def configs(self) -> list[Config]:
+        """Steps, tiles and chunks worth trying, the default first."""
+        return [{"step": name, **asdict(sizes)} for name, sizes in self._space]
+
+    def with_config(self, config: Config) -> DirectKernel:
+        """The same kernel with this step and sizes; ``ConfigError`` if they do not fit."""
+        numbers = dict(config)
+        name = numbers.pop("step", "")
+        if name not in self._steps:
+            raise ConfigError(f"{self.name} cannot have the step {name!r}")
+        values = integers(numbers, *(field.name for field in fields(Sizes)))
+        kernel = replace(self, step_name=name, sizes=Sizes(*values))
+        kernel.plan  # noqa: B018  (checks the sizes)
+        return kernel
+
+    def estimate(self, config: Config) -> float:
+        """Instructions that the model expects."""
+        numbers = dict(config)
+        name = numbers.pop("step")
+        return self._space.get((name, Sizes(**numbers)), float("inf"))
+
+    @property
+    def _expands(self) -> bool:
+        return self.workload.w_bits < 8
+
+    def pack(
+        self, weight: np.ndarray, bias: np.ndarray, params: tuple[np.ndarray, ...]
+    ) -> list[np.ndarray]:
+        """Constants of :meth:`prim_func`: weights, bias, requantize parameters.
+
+        Parameters
+        ----------
+        weight : np.ndarray
+            int8, shape ``workload.w_shape``, values within ``workload.w_bits`` bits.
+        bias : np.ndarray
+            int32 ``[O]``.
+        params : tuple of np.ndarray
+            Requantize parameters, each ``[O]`` or ``[1]``.
+        """
+        plan = self.plan
+        packed = plan.order(weight)
+        if self._expands:
+            packed = pack_codes(packed, plan.stored_bits)
+        return [packed, plan.bias(weight, bias), *(plan.outputs(values) for values in params)]
+
+    @cached_property
+    def _prim_func(self) -> tirx.PrimFunc:
+        return emit_prim_func(self.plan, self.name)
+
+    def prim_func(self) -> tirx.PrimFunc:
+        """Return the PrimFunc ``(x, weights, bias, *params, qinfo, out)``."""
+        return self._prim_func
+
+    @cached_property
+    def _expansion(self) -> Expansion | None:
+        if not self._expands:
+            return None
+        plan = self.plan
+        return make_expansion(
+            f"{self.name}_expand", plan.weight_count, plan.stored_bits, plan.step.w_dtype
+        )
+
+    def expansion(self) -> Expansion | None:
+        """Sub-byte weights, unpacked at load time."""
+        return self._expansion
+
+
+@register_rule("conv2d", 5)
+@register_rule("matmul", 5)
+def direct(workload: Workload, device: Device) -> Kernel | None:
+    """Direct kernel for every dense integer layer on 64-bit ARM."""
+    return DirectKernel(workload, device.isa) if device.isa in _STEPS else None

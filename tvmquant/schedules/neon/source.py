@@ -1,0 +1,161 @@
+"""What the direct kernels read: every image goes through a padded, widened workspace.
+
+Channels-last, a filter row over ``KW`` neighbouring pixels is one contiguous run of ``KW * C``
+values. The copy costs two instructions for 16 values; it saves the borders' special cases, and
+brings the activations into the signed or wide form that the multiplications need.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from tvm import tirx
+from tvm.tirx.script import builder as T
+
+from tvmquant.schedules.linear.geometry import Geometry
+from tvmquant.schedules.linear.tir import Expr, broadcast, cast, i64, load, splat, store
+
+_LANES = 16
+_SLACK = 64  # elements: a load of a whole register at the last value stays inside
+_MAX_PIECES = 32
+
+
+@dataclass(frozen=True)
+class Source:
+    """The workspace of one image, and where a pixel's runs lie in it.
+
+    Attributes
+    ----------
+    geometry : Geometry
+    dtype : str
+        ``uint8``, ``int16`` (the stored values) or ``int8`` (the stored values less 128).
+    """
+
+    geometry: Geometry
+    dtype: str
+
+    @property
+    def offset(self) -> int:
+        """What was subtracted from the stored values."""
+        return 128 if self.dtype == "int8" else 0
+
+    @cached_property
+    def merged(self) -> bool:
+        """Whether a run covers all columns of the filter."""
+        return self.geometry.groups == 1 and self.geometry.dilation[1] == 1
+
+    @cached_property
+    def run(self) -> int:
+        """Values in one run."""
+        g = self.geometry
+        return g.kernel[1] * g.channels if self.merged else g.group_channels
+
+    @cached_property
+    def size(self) -> tuple[int, int]:
+        """Rows and columns of the workspace."""
+        g = self.geometry
+        pairs = zip(g.out, g.strides, g.kernel, g.dilation)
+        rows, columns = ((o - 1) * s + (k - 1) * d + 1 for o, s, k, d in pairs)
+        return rows, columns
+
+    @cached_property
+    def elements(self) -> int:
+        """Elements of the workspace."""
+        return self.size[0] * self.size[1] * self.geometry.channels + _SLACK
+
+    @cached_property
+    def runs(self) -> tuple[tuple[int, int], tuple[int, int]]:
+        """``(count, stride)`` of the filter's rows, and of the runs in each of them."""
+        g = self.geometry
+        row = (g.kernel[0], g.dilation[0] * self.size[1] * g.channels)
+        return row, ((1, 0) if self.merged else (g.kernel[1], g.dilation[1] * g.channels))
+
+    def pixel(self, row: Expr, column: Expr) -> Expr:
+        """Offset of an output pixel's first value from that of output pixel ``(0, 0)``."""
+        (sh, sw), g = self.geometry.strides, self.geometry
+        return row * (sh * self.size[1] * g.channels) + column * (sw * g.channels)
+
+    def weights(self, weight: np.ndarray) -> np.ndarray:
+        """int8 ``[groups, outputs, runs, run]`` of weights ``[O, KH, KW, C]`` or ``[O, K]``."""
+        g = self.geometry
+        count = self.runs[0][0] * self.runs[1][0]
+        return weight.reshape(g.groups, g.group_outputs, count, self.run)
+
+
+def emit_copy(
+    source: Source, x: Expr, x_base: Expr, work: Expr, zero_point: Expr, parallel: bool
+) -> None:
+    """Fill the workspace of one image.
+
+    Parameters
+    ----------
+    source : Source
+    x, work : Buffer
+        Flat views of the input and of the workspace.
+    x_base : Expr
+        Offset of the image in ``x``.
+    zero_point : Expr
+        int32 padding value.
+    parallel : bool
+        Share the rows out to the threads.
+    """
+    g = source.geometry
+    rows, columns = source.size
+    top, left = g.pad
+    width, height = g.width, g.height
+    if not g.padded and g.height == 1:  # one long row: cut it, so that threads can share it
+        rows = height = max(d for d in range(1, _MAX_PIECES + 1) if columns % d == 0)
+        columns = width = columns // rows
+    left = min(left, columns)
+    inside = max(0, min(columns - left, width))  # columns that exist in the input and are read
+    channels = g.channels
+    fill = T.bind(_convert(source.dtype, tirx.Cast("uint8", zero_point), 1))
+
+    def fill_pixels(start: Expr, count: int) -> None:
+        def constant(_: Expr, lanes: int) -> Expr:
+            return broadcast(fill, lanes)
+
+        _sweep(work, start, count * channels, constant)
+
+    def copy_row(row: Expr) -> None:
+        start = T.bind(row * (columns * channels))
+        origin = T.bind(x_base + (row - top) * (width * channels))
+        fill_pixels(start, left)
+
+        def values(at: Expr, lanes: int) -> Expr:
+            return _convert(source.dtype, load(x, origin + at, lanes), lanes)
+
+        _sweep(work, start + left * channels, inside * channels, values)
+        fill_pixels(start + (left + inside) * channels, columns - left - inside)
+
+    loop = T.parallel if parallel and rows > 1 else T.serial
+    with loop(i64(rows)) as row:
+        if top == 0 and rows <= height:
+            copy_row(row)
+            return
+        with T.If(tirx.all(row >= top, row < top + height)):
+            with T.Then():
+                copy_row(row)
+            with T.Else():
+                fill_pixels(T.bind(row * (columns * channels)), columns)
+
+
+def _convert(dtype: str, value: Expr, lanes: int) -> Expr:
+    if dtype == "int8":
+        value = value ^ splat("uint8", 128, lanes)
+    return cast(dtype, lanes, value) if lanes > 1 else tirx.Cast(dtype, value)
+
+
+def _sweep(out: Expr, start: Expr, count: int, values: object) -> None:
+    """Store ``values(at, lanes)`` for ``at`` from 0 up to ``count``."""
+    if count <= 0:
+        return
+    lanes = min(_LANES, 1 << (count.bit_length() - 1))
+    whole = count // lanes
+    with T.serial(i64(whole)) as i:
+        at = T.bind(i * lanes)
+        store(out, values(at, lanes), start + at, lanes)
+    if count % lanes:  # the last vector moves back inside
+        store(out, values(i64(count - lanes), lanes), start + (count - lanes), lanes)
