@@ -77,6 +77,7 @@ def _linear(packed: relax.Call, symbol: str) -> LayerInfo:
         weight_bytes=_bytes(packed.args),
         macs=workload.macs,
         workload=str(attrs["workload"]),
+        note=str(attrs["note"]),
     )
 
 

@@ -17,7 +17,7 @@ tvmquant.max_pool2d    x                          pool_size strides padding dila
 tvmquant.avg_pool2d    x, *params                 the same, x_zero_point + OUT
 tvmquant.mean          x, *params                 axis keepdims x_zero_point + OUT
 tvmquant.flip_sign     x                          (uint8 ↔ int8: q ± 128)
-tvmquant.packed        x, *constants, qinfo       op kernel workload out_shape out_dtype name
+tvmquant.packed        x, *constants, qinfo       op kernel note workload out_shape out_dtype name
 ====================== ========================== ==============================================
 
 OUT = ``requantize`` (flavour), ``out_zero_point``, ``out_min``, ``out_max``, ``name``. The

@@ -150,6 +150,7 @@ class _Packer:
             [x, *map(relax.const, arrays)],
             op=workload.op,
             kernel=label_of(kernel),
+            note=self.kernels.note(workload),
             workload=json.dumps(asdict(workload)),
             out_shape=list(workload.out_shape),
             out_dtype=workload.out_dtype,

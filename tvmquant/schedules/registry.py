@@ -29,12 +29,15 @@ class _Entry:
     priority: int
     name: str
     rule: Rule
+    consider: Rule
 
 
 _RULES: dict[str, list[_Entry]] = {}
 
 
-def register_rule(op: str, priority: int) -> Callable[[Rule], Rule]:
+def register_rule(
+    op: str, priority: int, *, consider: Rule | None = None
+) -> Callable[[Rule], Rule]:
     """Register the decorated function as a rule of ``op``.
 
     Parameters
@@ -44,6 +47,10 @@ def register_rule(op: str, priority: int) -> Callable[[Rule], Rule]:
     priority : int
         Higher is tried earlier; equal priorities are tried in the order of their full names, so
         that the outcome never depends on the order of imports.
+    consider : callable, optional
+        As the rule, but it returns its kernel wherever that is correct, also where the rule
+        stands aside because another kernel should be faster. The tuner measures these, and what
+        it measured decides.
 
     Returns
     -------
@@ -55,7 +62,7 @@ def register_rule(op: str, priority: int) -> Callable[[Rule], Rule]:
     def register(rule: Rule) -> Rule:
         name = f"{rule.__module__}.{rule.__qualname__}"
         entries = [e for e in _RULES.get(op, []) if e.name != name]
-        entries.append(_Entry(priority, name, rule))
+        entries.append(_Entry(priority, name, rule, consider or rule))
         _RULES[op] = sorted(entries, key=lambda e: (-e.priority, e.name))
         return rule
 
@@ -81,18 +88,26 @@ def named_rules(op: str) -> dict[str, Rule]:
     return {entry.name: entry.rule for entry in _RULES.get(op, [])}
 
 
+def considered_rules(op: str) -> dict[str, Rule]:
+    """As :func:`named_rules`, but each returns its kernel wherever that is correct."""
+    _load_rules()
+    return {entry.name: entry.consider for entry in _RULES.get(op, [])}
+
+
 def resolve_rule(op: str, name: str) -> Rule:
-    """The rule of ``op`` with this full name; the module it lives in is imported if need be.
+    """What makes the kernels of the rule with this full name, wherever they are correct.
+
+    The module that the rule lives in is imported if need be.
 
     Raises
     ------
     TvmQuantError
         If there is none.
     """
-    if name not in named_rules(op):
+    if name not in considered_rules(op):
         with suppress(ImportError, ValueError):
             importlib.import_module(name.rpartition(".")[0])
-    rule = named_rules(op).get(name)
+    rule = considered_rules(op).get(name)
     if rule is None:
         raise TvmQuantError(f"no rule {name} for {op}: register it when its module is imported")
     return rule
@@ -113,8 +128,10 @@ def kernels_for(
         kernels = {name: rule(workload, device) for name, rule in rules.items()}
         first = next((name for name, kernel in kernels.items() if kernel is not None), None)
         measured = {choice.rule for choice in choices}
+        considered = considered_rules(workload.op)
         for choice in choices if first in measured else ():
-            kernel = kernels.get(choice.rule)
+            make = considered.get(choice.rule)
+            kernel = None if make is None else kernels.get(choice.rule) or make(workload, device)
             if kernel is not None:
                 with suppress(ConfigError):
                     yield configured(kernel, choice.config)

@@ -68,6 +68,9 @@ class TuningDatabase(Protocol):
     def ranked(self, workload: Workload, device: Device) -> Sequence[Choice]:
         """Measured choices, the fastest first; empty for an unknown workload."""
 
+    def seconds(self, workload: Workload, device: Device) -> float | None:
+        """Time of the fastest choice on exactly this processor; ``None`` if unknown."""
+
 
 def configs_of(kernel: Kernel) -> list[Config]:
     """Configurations of any kernel; ``[{}]`` for one without a space."""

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from tvmquant.schedules.registry import named_rules
+from tvmquant.schedules.registry import considered_rules, named_rules
 from tvmquant.schedules.space import configs_of, estimate_of
 from tvmquant.schedules.workload import Workload
 from tvmquant.targets.device import Device
@@ -24,7 +24,7 @@ class Candidate:
     estimate : float or None
         Cost by the kernel's own model, as a multiple of its default's.
     default : bool
-        Whether this is what the rule makes on its own.
+        Whether these are the sizes that the rule chooses on its own.
     """
 
     rule: str
@@ -45,10 +45,17 @@ class Candidate:
 
 
 def candidates(workload: Workload, device: Device) -> list[Candidate]:
-    """All candidates; first what is used without tuning, then the other rules' defaults."""
+    """All candidates; first what is used without tuning, then the other rules' defaults.
+
+    Rules that stand aside take part, see :func:`tvmquant.schedules.registry.register_rule`.
+    """
     defaults, others = [], []
-    for name, rule in named_rules(workload.op).items():
-        kernel = rule(workload, device)
+    made = {name: rule(workload, device) for name, rule in named_rules(workload.op).items()}
+    considered = considered_rules(workload.op)
+    # Whatever is first without tuning stays first.
+    order = sorted(made, key=lambda name: made[name] is None)
+    for name in order:
+        kernel = made[name] or considered[name](workload, device)
         if kernel is None:
             continue
         configs = configs_of(kernel)

@@ -80,6 +80,12 @@ class Database:
         records = self._usable(workload, device)
         return records[0] if records else None
 
+    def seconds(self, workload: Workload, device: Device) -> float | None:
+        """Time of the fastest choice on exactly this processor; ``None`` if unknown."""
+        best = self.best(workload, device)
+        same = best is not None and best.processor == Processor.of(device)
+        return best.seconds if same else None
+
     def ranked(self, workload: Workload, device: Device) -> list[Choice]:
         """Choices for a workload, the fastest first.
 
@@ -212,3 +218,10 @@ class Databases:
             if choices := database.ranked(workload, device):
                 return choices
         return ()
+
+    def seconds(self, workload: Workload, device: Device) -> float | None:
+        """As :meth:`Database.seconds`."""
+        for database in self._databases:
+            if database.ranked(workload, device):
+                return database.seconds(workload, device)
+        return None

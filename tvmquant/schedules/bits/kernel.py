@@ -27,7 +27,7 @@ _LEAST_CHANNELS = 32
 # Multiplications a cycle of the direct kernel at these bits.
 _DIRECT_SPEED = {"avx512_vnni": 128, "avx_vnni": 56, "avx2": 46}
 # An estimate this close to the direct kernel's is not worth the risk.
-_MARGIN = 0.97
+_MARGIN = 0.85
 # Winograd's model expects too little of itself without 512-bit vectors.
 _WINOGRAD_MARGIN = 0.8
 
@@ -64,6 +64,11 @@ class BitsKernel:
         """Instruction and register tile, for profiles."""
         t = self.plan.tiling
         return f"{self.plan.isa.name} {t.rows}x{t.columns}x{len(t.vectors)}"
+
+    @property
+    def cycles(self) -> float:
+        """Expected cycles of the whole layer on one core."""
+        return self.plan.cost
 
     def configs(self) -> list[Config]:
         """The instructions worth trying, those of the model's choice first."""
@@ -143,14 +148,20 @@ def _direct_cycles(workload: Workload, device: Device) -> float:
     return workload.macs / _DIRECT_SPEED[device.isa] + 3.5 * pixels * -(-out[-1] // vector)
 
 
-@register_rule("conv2d", 5)
-@register_rule("matmul", 20)
+def any_bits(workload: Workload, device: Device) -> BitsKernel | None:
+    """Kernel for 1- and 2-bit layers, whether or not it beats the direct one."""
+    found = sorted(plans(workload, device), key=lambda plan: plan.cost)
+    return BitsKernel(workload, found[0], tuple(found[1:])) if found else None
+
+
+@register_rule("conv2d", 5, consider=any_bits)
+@register_rule("matmul", 20, consider=any_bits)
 def bits(workload: Workload, device: Device) -> BitsKernel | None:
     """Kernel for 1- and 2-bit layers where an estimate says that it beats the direct one."""
-    found = sorted(plans(workload, device), key=lambda plan: plan.cost)
-    if not found or found[0].cost > _MARGIN * _direct_cycles(workload, device):
+    kernel = any_bits(workload, device)
+    if kernel is None or kernel.plan.cost > _MARGIN * _direct_cycles(workload, device):
         return None
-    return BitsKernel(workload, found[0], tuple(found[1:]))
+    return kernel
 
 
 @register_rule("conv2d", 20)

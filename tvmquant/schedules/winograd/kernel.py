@@ -122,6 +122,11 @@ class WinogradKernel:
         workload = replace(self.workload, residual=form)
         return replace(self, plan=replace(self.plan, workload=workload))
 
+    @property
+    def cycles(self) -> float:
+        """Expected cycles of the whole layer on one core."""
+        return cycles(self.plan)
+
     def estimate(self, config: Config) -> float:
         """Cycles that the model expects."""
         return cycles(self.with_config(config).plan)
@@ -137,14 +142,20 @@ def _config(plan: Plan) -> Config:
     }
 
 
-@register_rule("conv2d", 10)
-def winograd(workload: Workload, device: Device) -> WinogradKernel | None:
-    """The Winograd kernel where it is proven to be exact and expected to be faster than direct."""
+def any_winograd(workload: Workload, device: Device) -> WinogradKernel | None:
+    """The Winograd kernel wherever it is proven to be exact, fast or not."""
     isa = instruction_set(device)
     if isa is None or not applies(workload):
         return None
     plan = fastest(workload, isa, METHODS)
-    if plan is None:
+    return None if plan is None else WinogradKernel(plan)
+
+
+@register_rule("conv2d", 10, consider=any_winograd)
+def winograd(workload: Workload, device: Device) -> WinogradKernel | None:
+    """The Winograd kernel where it is proven to be exact and expected to be faster than direct."""
+    kernel = any_winograd(workload, device)
+    if kernel is None:
         return None
-    worthwhile = cycles(plan) * _GAIN < direct_cycles(workload, device)
-    return WinogradKernel(plan) if worthwhile else None
+    worthwhile = cycles(kernel.plan) * _GAIN < direct_cycles(workload, device)
+    return kernel if worthwhile else None
