@@ -11,9 +11,9 @@ import numpy as np
 
 import tvmquant
 from benchmarks.arm.ours import device_of
-from benchmarks.arm.plugin import Counts, count_call
+from benchmarks.arm.plugin import Counts, count_libraries
 from tests.emulated_pi import EmulatedPi
-from tvmquant.compiler import QuantizedModel
+from tvmquant.compiler import QuantizedModel, SyntheticCalibrationWarning
 from tvmquant.runtime.export import export_bundle, exported_bytes
 
 
@@ -44,10 +44,10 @@ class OurNetwork:
     exact: bool
 
 
-def quantize(model: Path, bits: str, seed: int = 0) -> QuantizedModel:
+def quantize(model: Path, bits: str) -> QuantizedModel:
     """Quantize an ONNX file with noise for calibration: speed does not depend on it."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", tvmquant.SyntheticCalibrationWarning)
+        warnings.simplefilter("ignore", SyntheticCalibrationWarning)
         return tvmquant.quantize(model, bits)
 
 
@@ -71,10 +71,8 @@ def count_network(pi: EmulatedPi, cpu: str, quantized: QuantizedModel) -> OurNet
         def command(calls: int) -> list[str | Path]:
             return [bundle / "run", "--bench", str(calls), "--threads", "1"]
 
-        counts = count_call(pi, cpu, command, bundle / "model.so")
-        runtime = sum(
-            count_call(pi, cpu, command, library).total for library in bundle.glob("libtvm*.so")
-        )
+        libraries = [bundle / "model.so", *bundle.glob("libtvm*.so")]
+        counts, *runtime = count_libraries(pi, cpu, command, libraries)
         source, target = Path(folder) / "x.npy", Path(folder) / "y.npy"
         np.save(source, x)
         pi.run([bundle / "run", source, "-o", target], cpu)
@@ -86,4 +84,4 @@ def count_network(pi: EmulatedPi, cpu: str, quantized: QuantizedModel) -> OurNet
     for layer in model.layers:
         if layer.macs:
             kernels[layer.kernel] = kernels.get(layer.kernel, 0) + 1
-    return OurNetwork(counts, runtime, macs, size, kernels, exact)
+    return OurNetwork(counts, sum(part.total for part in runtime), macs, size, kernels, exact)

@@ -21,7 +21,7 @@ import numpy as np
 from benchmarks.arm.isa import CLASSES, classify
 from tests.emulated_pi import EmulatedPi, Unavailable, cache_folder, lock
 
-_HERE = Path(__file__).resolve().parent
+SOURCE = Path(__file__).resolve().with_name("icount.c")
 # Version of qemu's plugin interface: 1 up to qemu 8, and what later ones still accept.
 _API_VERSIONS = (1, 2, 3, 4, 5)
 
@@ -69,7 +69,18 @@ def count_call(
     library: Path,
     env: Mapping[str, str] | None = None,
 ) -> Counts:
-    """Executed instructions in ``library`` during one call.
+    """Executed instructions in ``library`` during one call; see :func:`count_libraries`."""
+    return count_libraries(pi, cpu, command, [library], env)[0]
+
+
+def count_libraries(
+    pi: EmulatedPi,
+    cpu: str,
+    command: Callable[[int], Sequence[str | Path]],
+    libraries: Sequence[Path],
+    env: Mapping[str, str] | None = None,
+) -> list[Counts]:
+    """Executed instructions in each of ``libraries`` during one call.
 
     Parameters
     ----------
@@ -78,8 +89,8 @@ def count_call(
         For example ``cortex-a72``.
     command : callable
         Takes the number of calls and returns the aarch64 program with its arguments.
-    library : Path
-        A file that the program maps.
+    libraries : sequence of Path
+        Files that the program maps.
     env : mapping, optional
         Environment of the program.
 
@@ -88,12 +99,24 @@ def count_call(
     Unavailable
         If the plugin cannot be built or loaded.
     """
-    one, two = (_count(pi, cpu, command(calls), library, env) for calls in (1, 2))
-    executions = {offset: count - one.get(offset, 0) for offset, count in two.items()}
+    wanted = libraries[0].name if len(libraries) == 1 else ""
+    one, two = (_count(pi, cpu, command(calls), wanted, env) for calls in (1, 2))
+    return [_difference(library, one, two) for library in libraries]
+
+
+_Executions = dict[Path, dict[int, int]]
+
+
+def _difference(library: Path, one: _Executions, two: _Executions) -> Counts:
+    before = one.get(library.resolve(), {})
+    executions = {
+        offset: count - before.get(offset, 0)
+        for offset, count in two.get(library.resolve(), {}).items()
+    }
     offsets = np.array(sorted(o for o, count in executions.items() if count), np.int64)
     counts = np.array([executions[o] for o in offsets.tolist()], np.int64)
-    if not counts.size or counts.min() < 0:
-        raise RuntimeError(f"{library.name}: the calls do not all execute the same")
+    if not counts.size or counts.sum() <= 0:
+        raise RuntimeError(f"{library.name}: a second call executes nothing in it")
     code = np.frombuffer(library.read_bytes()[: library.stat().st_size // 4 * 4], "<u4")
     return Counts(library, offsets, code[offsets // 4], counts)
 
@@ -102,35 +125,33 @@ def _count(
     pi: EmulatedPi,
     cpu: str,
     command: Sequence[str | Path],
-    library: Path,
+    wanted: str,
     env: Mapping[str, str] | None,
-) -> dict[int, int]:
-    """Executions of each instruction by its offset in ``library``."""
-    executions: dict[int, int] = {}
+) -> _Executions:
+    """Executions of each instruction, by file and offset in it."""
+    result: _Executions = {}
     with tempfile.TemporaryDirectory() as work:
         out = Path(work) / "counts"
-        plugin = f"{_plugin(pi.qemu)},lib={library.name},out={out}"
+        plugin = f"{_plugin(pi.qemu)},lib={wanted},out={out}"
         # -B 0: addresses of the program are addresses of qemu's process, whose maps are read.
         pi.run(command, cpu, env, ("-B", "0", "-plugin", plugin), timeout=3600)
         lines = out.read_text().splitlines()
     for line in lines:
         count, length, offset, path = line.split(" ", 3)
-        if Path(path) != library.resolve():
-            continue
+        executions = result.setdefault(Path(path), {})
         start = int(offset, 16)
         for address in range(start, start + 4 * int(length), 4):
             executions[address] = executions.get(address, 0) + int(count)
-    return executions
+    return result
 
 
 @functools.cache
 def _plugin(qemu: str) -> Path:
     """The plugin, compiled for the interface that this qemu has."""
-    source = _HERE / "icount.c"
     compiler = next(filter(None, map(shutil.which, ("cc", "gcc", "clang"))), None)
     if compiler is None:
         raise Unavailable("no C compiler for the counting plugin: apt-get install gcc")
-    digest = hashlib.sha256(source.read_bytes()).hexdigest()[:12]
+    digest = hashlib.sha256(SOURCE.read_bytes()).hexdigest()[:12]
     message = ""
     for version in _API_VERSIONS:
         plugin = cache_folder() / f"icount-{digest}-{version}.so"
@@ -138,7 +159,7 @@ def _plugin(qemu: str) -> Path:
             if not plugin.is_file():
                 made = plugin.with_suffix(".tmp")
                 options = ["-O2", "-shared", "-fPIC", f"-DAPI_VERSION={version}"]
-                subprocess.run([compiler, *options, "-o", made, source], check=True)
+                subprocess.run([compiler, *options, "-o", made, SOURCE], check=True)
                 made.rename(plugin)
         # Without out= the plugin refuses: by then qemu has accepted its version.
         probe = [qemu, "-plugin", str(plugin), "/proc/self/exe"]
