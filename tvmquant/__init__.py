@@ -32,7 +32,7 @@ if "TVM_NUM_THREADS" not in os.environ:
 _HOME = {
     "compile": "tvmquant.compiler",
     "quantize": "tvmquant.compiler",
-    "load": "tvmquant.runtime.bundle",
+    "load": "tvmquant.runtime.opening",
     "CompiledModel": "tvmquant.runtime.compiled_model",
     "Benchmark": "tvmquant.runtime.benchmark",
     "Profile": "tvmquant.runtime.profile",
@@ -65,7 +65,7 @@ if TYPE_CHECKING:
     )
     from tvmquant.recipe import LayerRule, QuantSpec, Recipe
     from tvmquant.runtime.benchmark import Benchmark
-    from tvmquant.runtime.bundle import load
+    from tvmquant.runtime.opening import load
     from tvmquant.runtime.compiled_model import CompiledModel
     from tvmquant.runtime.manifest import Manifest
     from tvmquant.runtime.profile import Profile

@@ -4,10 +4,48 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import tvm
 from tvm import relax
 
+from tvmquant.graph import name_of
 from tvmquant.targets import Device
+
+
+def _planning() -> list[Any]:
+    """Passes up to the memory plan."""
+    transform = relax.transform
+    return [
+        transform.ToNonDataflow(),
+        transform.RemovePurityChecking(),
+        transform.CallTIRRewrite(),
+        transform.StaticPlanBlockMemory(),
+    ]
+
+
+def workspace_bytes(mod: tvm.IRModule) -> int:
+    """Bytes that a run of ``main`` reserves for activations and outputs.
+
+    Parameters
+    ----------
+    mod : tvm.IRModule
+        Output of ``tvmquant.passes.lower``.
+    """
+    planned = tvm.transform.Sequential(_planning())(mod)["main"]
+    total = 0
+
+    def visit(value: Any) -> None:
+        nonlocal total
+        if isinstance(value, relax.Call):
+            kind = name_of(value)
+            if kind == "memory.alloc_storage":
+                total += int(value.args[0].values[0])
+            elif kind == "builtin.alloc_tensor":
+                shape = [int(d) for d in value.args[0].values]
+                total += int(np.prod(shape)) * np.dtype(str(value.ty.dtype)).itemsize
+
+    relax.analysis.post_order_visit(planned, visit)
+    return total
 
 
 def build(mod: tvm.IRModule, device: Device, *, system_library: bool = False) -> Any:
@@ -31,10 +69,7 @@ def build(mod: tvm.IRModule, device: Device, *, system_library: bool = False) ->
     transform = relax.transform
     pipeline = tvm.transform.Sequential(
         [
-            transform.ToNonDataflow(),
-            transform.RemovePurityChecking(),
-            transform.CallTIRRewrite(),
-            transform.StaticPlanBlockMemory(),
+            *_planning(),
             transform.LowerAllocTensor(),
             transform.KillAfterLastUse(),
             transform.LowerRuntimeBuiltin(),

@@ -14,7 +14,7 @@ import numpy as np
 import tvm
 from tvm import relax
 
-from tvmquant.build import build
+from tvmquant.build import build, workspace_bytes
 from tvmquant.edges import describe_edges
 from tvmquant.errors import InputError, RecipeError
 from tvmquant.frontend import (
@@ -242,6 +242,7 @@ def _build(
         versions=current_versions(),
         source=quantized.source,
         expanded_bytes=_bytes(function.params[len(quantized.inputs) :]),
+        workspace_bytes=workspace_bytes(lowered),
         edges=describe_edges(quantized.mod),
     )
     return CompiledModel.from_build(

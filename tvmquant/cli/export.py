@@ -70,7 +70,7 @@ def export(
 
 
 def _compiled(folder: Path, target: Any) -> Any:
-    from tvmquant.runtime.bundle import open_bundle
+    from tvmquant.runtime.opening import open_bundle
     from tvmquant.targets import get_device
 
     model = open_bundle(folder)

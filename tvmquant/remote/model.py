@@ -22,6 +22,7 @@ from tvmquant.runtime import benchmark as _benchmark
 from tvmquant.runtime import profile as _profile
 from tvmquant.runtime.arrays import check_inputs, example_inputs
 from tvmquant.runtime.bundle import LIBRARY, architecture, canonical, read_manifest
+from tvmquant.runtime.footprint import Footprint
 from tvmquant.runtime.manifest import LayerInfo, Manifest, TensorInfo
 
 # One request times so many runs: short enough for a progress bar and the time limit.
@@ -151,6 +152,7 @@ class RemoteModel:
             warmup=warmup,
             memory=self._memory(),
             device=f"{info or 'an unnamed device'} at {self.session.address}",
+            footprint=Footprint.of(self.manifest),
         )
 
     def profile(

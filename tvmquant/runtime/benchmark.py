@@ -12,6 +12,7 @@ import numpy as np
 import psutil
 
 from tvmquant.errors import InputError
+from tvmquant.runtime.footprint import Footprint
 from tvmquant.runtime.threads import use_threads
 
 MEGABYTE = 1e6
@@ -34,6 +35,8 @@ class Benchmark:
     threads, warmup, repeats : int
     device : str
         Name of the remote device, empty for this machine.
+    footprint : Footprint or None
+        Time to load the model and the memory that the model itself takes.
     """
 
     median_ms: float
@@ -47,6 +50,7 @@ class Benchmark:
     warmup: int
     repeats: int
     device: str = ""
+    footprint: Footprint | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain Python values, ready for JSON."""
@@ -61,7 +65,9 @@ class Benchmark:
         return (
             f"median {self.median_ms:.3f} ms (p10 {self.p10_ms:.3f}, p90 {self.p90_ms:.3f}, "
             f"min {self.min_ms:.3f}), {self.fps:.1f} runs/s, {self.threads} thread(s), "
-            f"{self.repeats} repeats; {memory}" + f"; on {self.device}" * bool(self.device)
+            f"{self.repeats} repeats; {memory}"
+            + f"; on {self.device}" * bool(self.device)
+            + (f"\n{self.footprint}" if self.footprint is not None else "")
         )
 
 
@@ -113,6 +119,7 @@ def summary(
     warmup: int,
     memory: tuple[float, float] | None,
     device: str = "",
+    footprint: Footprint | None = None,
 ) -> Benchmark:
     """From the milliseconds of each run; see :class:`Benchmark`.
 
@@ -123,6 +130,7 @@ def summary(
     memory : tuple of float, optional
         As :func:`process_memory` returns it.
     device : str
+    footprint : Footprint, optional
     """
     p10, median, p90 = (float(value) for value in np.percentile(times, [10, 50, 90]))
     peak, resident = memory if memory is not None else (None, None)
@@ -138,6 +146,7 @@ def summary(
         warmup=warmup,
         repeats=len(times),
         device=device,
+        footprint=footprint,
     )
 
 

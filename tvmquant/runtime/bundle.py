@@ -6,17 +6,13 @@ import hashlib
 import json
 import os
 import platform
-import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from tvmquant.errors import BundleError
 from tvmquant.runtime.manifest import Manifest, current_versions
 from tvmquant.runtime.save import FORMAT, LIBRARY, MANIFEST, save_folder
-
-if TYPE_CHECKING:
-    from tvmquant.runtime.compiled_model import CompiledModel
 
 FORMAT_VERSION = 1
 
@@ -25,59 +21,13 @@ _ELF_MACHINES = {3: "i386", 40: "arm", 62: "x86_64", 183: "aarch64", 243: "riscv
 _ALIASES = {"amd64": "x86_64", "arm64": "aarch64", "i686": "i386", "armv7l": "arm"}
 
 
-def load(folder: str | os.PathLike[str]) -> CompiledModel:
-    """Load a model that :meth:`CompiledModel.save` wrote.
+def read_bundle(folder: Path) -> tuple[Manifest, Path]:
+    """Manifest and library of a whole bundle; ``BundleError`` if it is none.
 
     Parameters
     ----------
-    folder : path
-        The bundle.
-
-    Raises
-    ------
-    BundleError
-        If the folder is missing, damaged, or made for another TVM or processor.
+    folder : Path
     """
-    import tvm
-
-    from tvmquant.runtime.compiled_model import CompiledModel
-
-    folder = Path(folder)
-    manifest, library = _read(folder)
-    reason = why_not_runnable(manifest, library)
-    if reason:
-        raise BundleError(f"cannot run {folder}: {reason}")
-    try:
-        module = tvm.runtime.load_module(str(library.resolve()))
-    except Exception as error:
-        last = str(error).strip().splitlines()[-1]
-        raise BundleError(f"cannot load {library}: {last}; compile the model again") from None
-    return CompiledModel(manifest, lambda: module, lambda path: shutil.copyfile(library, path))
-
-
-def open_bundle(folder: str | os.PathLike[str]) -> CompiledModel:
-    """As :func:`load`, for a model of another machine: it cannot be run, but saved and exported.
-
-    Raises
-    ------
-    BundleError
-        If the folder is missing or damaged.
-    """
-    from tvmquant.runtime.compiled_model import CompiledModel
-
-    folder = Path(folder)
-    manifest, library = _read(folder)
-
-    def refuse() -> Any:
-        reason = why_not_runnable(manifest, library)
-        if reason is None:
-            reason = "it was only opened to be copied: use tvmquant.load"
-        raise BundleError(f"cannot run {folder}: {reason}")
-
-    return CompiledModel(manifest, refuse, lambda path: shutil.copyfile(library, path))
-
-
-def _read(folder: Path) -> tuple[Manifest, Path]:
     manifest, library = read_manifest(folder), folder / LIBRARY
     if not library.exists():
         raise BundleError(f"{folder} has its model inside the program run: start that")

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +19,7 @@ from tvmquant.runtime import benchmark as _benchmark
 from tvmquant.runtime import bundle as _bundle
 from tvmquant.runtime import profile as _profile
 from tvmquant.runtime.arrays import check_inputs, example_inputs
+from tvmquant.runtime.footprint import Footprint
 from tvmquant.runtime.link import export_library
 from tvmquant.runtime.manifest import LayerInfo, Manifest, TensorInfo
 
@@ -59,6 +62,9 @@ class CompiledModel:
         self._buffers: list[Any] = []
         self._lock = threading.Lock()
         self._expanded: list[Any] | None = None
+        # Seconds: opening the library, making a machine, expanding constants.
+        self.open_seconds = 0.0
+        self._machine_seconds = self._expand_seconds = 0.0
 
     @classmethod
     def from_build(
@@ -191,7 +197,8 @@ class CompiledModel:
         """
         machine = self._new_machine()
         tensors = [*self._tensors(inputs), *self._expand(machine)]
-        return _profile.measure(machine, self.manifest, tensors, repeats=repeats, threads=threads)
+        result = _profile.measure(machine, self.manifest, tensors, repeats=repeats, threads=threads)
+        return replace(result, footprint=self._footprint())
 
     def benchmark(
         self,
@@ -218,13 +225,22 @@ class CompiledModel:
         tensors = self._tensors(inputs)
         with self._lock:
             run = self._entry()
-            return _benchmark.measure(
+            result = _benchmark.measure(
                 lambda: run(*tensors),
                 warmup=warmup,
                 repeats=repeats,
                 threads=threads,
                 progress=progress,
             )
+            return replace(result, footprint=self._footprint())
+
+    def _footprint(self) -> Footprint:
+        return Footprint.of(
+            self.manifest,
+            load_seconds=self.open_seconds + self._machine_seconds + self._expand_seconds,
+            expand_seconds=self._expand_seconds,
+            peak_memory_mb=_benchmark.process_memory()[0],
+        )
 
     def remote(
         self,
@@ -268,7 +284,10 @@ class CompiledModel:
             return RemoteModel(self.manifest, library, connect(address, tracker, key, timeout))
 
     def _new_machine(self) -> VirtualMachine:
-        return VirtualMachine(self._load_module(), tvm.cpu())
+        start = time.perf_counter()
+        machine = VirtualMachine(self._load_module(), tvm.cpu())
+        self._machine_seconds = time.perf_counter() - start
+        return machine
 
     def _entry(self) -> Callable[..., Any]:
         """``main`` of the machine, which is made on the first run."""
@@ -283,7 +302,9 @@ class CompiledModel:
     def _expand(self, machine: VirtualMachine) -> list[Any]:
         """Constants that kernels hold expanded in memory; made once a model."""
         if self._expanded is None:
+            start = time.perf_counter()
             self._expanded = list(machine["prepare"]()) if self.manifest.expanded_bytes else []
+            self._expand_seconds = time.perf_counter() - start
         return self._expanded
 
     def _tensors(self, inputs: Inputs | None) -> list[Any]:

@@ -12,13 +12,13 @@ from tvmquant.runtime.bundle import (
     LIBRARY,
     architecture,
     file_sums,
-    open_bundle,
     write_manifest,
 )
 from tvmquant.runtime.compiled_model import CompiledModel
 from tvmquant.runtime.libraries import runtime_libraries
 from tvmquant.runtime.link import export_objects
 from tvmquant.runtime.manifest import Manifest
+from tvmquant.runtime.opening import open_bundle
 from tvmquant.runtime.runner import RUNNER, build_runner
 from tvmquant.runtime.save import MANIFEST, check_destination, save_folder
 

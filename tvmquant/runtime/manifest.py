@@ -123,6 +123,8 @@ class Manifest:
         File name of the model.
     expanded_bytes : int
         Bytes of constants that kernels expand in memory when the model is loaded.
+    workspace_bytes : int
+        Bytes that a run reserves for activations and outputs.
     edges : tuple of EdgeInfo
         How activations and weights are quantized.
     """
@@ -138,6 +140,7 @@ class Manifest:
     versions: dict[str, str] = field(default_factory=dict)
     source: str = ""
     expanded_bytes: int = 0
+    workspace_bytes: int = 0
     edges: tuple[EdgeInfo, ...] = ()
 
     @property

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import io
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from tvmquant.errors import InputError, TvmQuantError
+from tvmquant.runtime.footprint import Footprint
 from tvmquant.runtime.manifest import LayerInfo, Manifest
 from tvmquant.runtime.threads import use_threads
 
@@ -58,12 +60,15 @@ class Profile:
     total_us : float
         Median of whole runs without instrumentation, in microseconds.
     threads, repeats : int
+    footprint : Footprint or None
+        Time to load the model and the memory that it takes.
     """
 
     rows: tuple[LayerTime, ...]
     total_us: float
     threads: int
     repeats: int
+    footprint: Footprint | None = None
 
     @property
     def layers_us(self) -> float:
@@ -87,6 +92,7 @@ class Profile:
             "layers_us": self.layers_us,
             "threads": self.threads,
             "repeats": self.repeats,
+            "footprint": None if self.footprint is None else asdict(self.footprint),
             "layers": rows,
         }
 
@@ -94,19 +100,21 @@ class Profile:
         """A rich table."""
         table = Table(
             title=f"{len(self.rows)} layers, {self.threads} thread(s), {self.repeats} repeats",
-            caption=f"layers {self.layers_us:.1f} µs, whole run {self.total_us:.1f} µs",
+            caption="\n".join(self._caption()),
         )
         for header in ("layer", "operator", "shapes", "bits", "kernel"):
             table.add_column(header, overflow="fold")
         for header in ("bytes", "µs", "share", "GOP/s"):
             table.add_column(header, justify="right", no_wrap=True)
+        numbers = self._footnotes()
         for row in self.rows:
             layer = row.layer
+            mark = f" [{numbers[layer.note]}]" if layer.note else ""
             table.add_row(
                 layer.name,
                 layer.operator,
                 shapes_text(layer),
-                layer.bits,
+                escape(layer.bits + mark),
                 layer.kernel,
                 f"{layer.weight_bytes:,}",
                 f"{row.microseconds:.1f}",
@@ -114,6 +122,19 @@ class Profile:
                 "" if row.gops is None else f"{row.gops:.1f}",
             )
         return table
+
+    def _footnotes(self) -> dict[str, int]:
+        """Numbers of the distinct notes of the layers."""
+        notes = dict.fromkeys(row.layer.note for row in self.rows if row.layer.note)
+        return {note: number for number, note in enumerate(notes, 1)}
+
+    def _caption(self) -> Iterator[str]:
+        yield f"layers {self.layers_us:.1f} µs, whole run {self.total_us:.1f} µs"
+        if self.footprint is not None:
+            yield str(self.footprint)
+        for note, number in self._footnotes().items():
+            layers = sum(row.layer.note == note for row in self.rows)
+            yield escape(f"[{number}] {note} ({layers} layers)")
 
     def __str__(self) -> str:
         console = Console(file=io.StringIO(), width=160, color_system=None)
