@@ -11,12 +11,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from tvmquant.errors import InputError
+from tvmquant.cli.remote import check_options, remote_options
+from tvmquant.errors import InputError, RemoteError
 
 if TYPE_CHECKING:
     from tvmquant.schedules.workload import Workload
     from tvmquant.targets.device import Device
     from tvmquant.tuning import TuneReport
+    from tvmquant.tuning.boards import Fleet
 
 
 @click.command()
@@ -47,6 +49,11 @@ if TYPE_CHECKING:
     type=click.IntRange(0),
     help="Tune light operators and 8-bit convolutions with MetaSchedule, too (slow).",
 )
+@click.option(
+    "--target",
+    help="What the devices are; by default --key where it names a target, else host.",
+)
+@remote_options(several=True)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def tune(
     model: Path,
@@ -60,10 +67,12 @@ def tune(
     workers: int | None,
     cost_model: str,
     metaschedule: int,
+    target: str | None,
     as_json: bool,
+    **where: Any,
 ) -> None:
-    """Measure kernels on this machine for the layers of MODEL (ONNX), a folder of ONNX models, or
-    a compiled model in DIR.
+    """Measure kernels for the layers of MODEL (ONNX), a folder of ONNX models, or a compiled model
+    in DIR; on this machine, or on all devices that --rpc or a --tracker names.
 
     What the file holds already is not measured again; Ctrl-C keeps what is measured. Compile with
     --database FILE to use it.
@@ -71,7 +80,6 @@ def tune(
     from tvmquant.cli.display import output_console, progress_bars, tuning_table
     from tvmquant.cli.files import check_output
     from tvmquant.cli.model import parse_shape
-    from tvmquant.targets import get_device
     from tvmquant.tuning import Database, Trials, tune_traces, tune_workloads
     from tvmquant.tuning.cost_model import make_cost_model
 
@@ -81,7 +89,9 @@ def tune(
     kept = Database(database)
     make_cost_model(cost_model)
     known = len(kept)
-    device = get_device("host")
+    device, fleet = _where(target, **where)
+    if fleet is not None and metaschedule:
+        raise InputError("--metaschedule measures on this machine: leave it or the devices out")
     plan = Trials(trials, kept, cost_model, threads, workers)
     try:
         with progress_bars() as progress:
@@ -91,7 +101,7 @@ def tune(
                 "progress": progress,
             }
             layers = _layers(model, device, bits or ("8",), recipe, bool(metaschedule), options)
-            report = tune_workloads(layers.workloads, device, plan, progress=progress)
+            report = tune_workloads(layers.workloads, device, plan, progress=progress, fleet=fleet)
             if metaschedule:
                 plan = replace(plan, count=metaschedule)
                 traced = (layers.workloads, layers.functions, device, plan)
@@ -103,11 +113,41 @@ def tune(
             err=True,
         )
         sys.exit(130)
+    except RemoteError as error:
+        raise RemoteError(
+            f"{error}; {len(kept) - known} measurements were added to {database}, the same command "
+            "goes on from there"
+        ) from None
     if as_json:
         click.echo(json.dumps(_to_dict(report, database), indent=2))
         return
     output_console().print(tuning_table(report))
     click.echo(f"{database}: {report}")
+
+
+def _where(
+    target: str | None, rpc: tuple[str, ...], tracker: str | None, key: str, timeout: float
+) -> tuple[Device, Fleet | None]:
+    """The device to tune for, and the fleet to measure on, if not here."""
+    from tvmquant.cli.model import parse_target
+    from tvmquant.targets import get_device
+    from tvmquant.targets.boards import find_board
+
+    away = check_options(rpc, tracker, key)
+    if target is None:
+        target = key if key and find_board(key) is not None else "host"
+    device = get_device(parse_target(target))
+    if not away:
+        return device, None
+    from tvmquant.remote.address import Address
+    from tvmquant.tuning.boards import Fleet
+
+    return device, Fleet(
+        tuple(Address.of(text, "--rpc") for text in rpc),
+        Address.of(tracker, "--tracker") if tracker else None,
+        key,
+        timeout,
+    )
 
 
 @dataclass

@@ -12,18 +12,15 @@ from typing import Any
 import psutil
 
 from tvmquant.runtime.manifest import current_versions
+from tvmquant.targets.hwcap import arm_features
 
 # Names of the functions that a session on the device offers.
 INFO = "tvmquant.device.info"
 MEMORY = "tvmquant.device.memory"
 PROFILE = "tvmquant.device.profile"
 
-# Flags of /proc/cpuinfo → what LLVM, and so the rest of tvmquant, calls them.
+# x86 flags of /proc/cpuinfo → what LLVM, and so the rest of tvmquant, calls them.
 _FLAGS = {
-    "asimd": "neon",
-    "neon": "neon",
-    "asimddp": "dotprod",
-    "i8mm": "i8mm",
     "sse4_1": "sse4.1",
     "ssse3": "ssse3",
     "avx2": "avx2",
@@ -117,12 +114,10 @@ class DeviceInfo:
 def this_device() -> DeviceInfo:
     """The machine this runs on; needs no compiler."""
     facts = _cpuinfo()
-    flags = facts.get("Features", facts.get("flags", "")).split()
-    features = {_FLAGS[flag] for flag in flags if flag in _FLAGS}
     return DeviceInfo(
         _name(facts),
         platform.machine(),
-        tuple(sorted(features)),
+        tuple(sorted(_features(facts))),
         psutil.cpu_count(logical=False) or os.cpu_count() or 1,
         psutil.virtual_memory().total / 1e6,
         current_versions(),
@@ -176,14 +171,22 @@ def _cpuinfo() -> dict[str, str]:
     return facts
 
 
+def _features(facts: dict[str, str]) -> set[str]:
+    """LLVM's names of the features; empty on a system that does not tell."""
+    if platform.machine() in ("x86_64", "AMD64"):
+        return {_FLAGS[flag] for flag in facts.get("flags", "").split() if flag in _FLAGS}
+    return set(arm_features() or ())
+
+
 def _name(facts: dict[str, str]) -> str:
     name = facts.get("model name", "")
-    if facts.get("CPU implementer") == "0x41":
+    if platform.machine() in ("aarch64", "armv7l"):
+        # Emulators show the processor that they run on: the number of the part is Arm's own.
         try:
-            part = int(facts.get("CPU part", ""), 16)
+            part = int(facts["CPU part"], 16)
             name = _ARM_PARTS.get(part, f"Arm part {part:#x}")
-        except ValueError:
-            pass
+        except (KeyError, ValueError):
+            name = "unknown Arm processor"
     name = name or platform.processor() or platform.machine()
     try:
         # Filled by the firmware of single-board computers.

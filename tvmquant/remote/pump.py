@@ -1,12 +1,14 @@
 """Passes bytes between a client and a device; a script of its own that imports no package.
 
 Usage: ``pump.py DEVICE LISTENER SERVER_KEY TIMEOUT`` with two inherited file descriptors, a
-connection to a device that has been greeted and a listening socket for one client. Prints why it
-ended.
+connection to a device that has been greeted and a listening socket for one client. Writes why it
+ended to stdout.
 """
 
 from __future__ import annotations
 
+import contextlib
+import os
 import select
 import socket
 import struct
@@ -71,7 +73,8 @@ def main() -> None:
     except OSError as error:
         why = str(error.strerror or error)
     # Said before the sockets close: whoever sees that can read it at once.
-    print(why, flush=True)
+    with contextlib.suppress(OSError):  # nobody may be there any more
+        os.write(1, why.encode() + b"\n")
 
 
 def _read(link: socket.socket, count: int) -> bytes:

@@ -6,6 +6,7 @@ import json
 import warnings
 from collections.abc import Iterable
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import psutil
 import tvm
@@ -27,6 +28,10 @@ from tvmquant.tuning.database import Database
 from tvmquant.tuning.pool import Pool
 from tvmquant.tuning.trials import Trials, TuneReport
 from tvmquant.tuning.tuner import Progress, Tuner
+
+if TYPE_CHECKING:
+    from tvmquant.tuning.boards import Fleet
+    from tvmquant.tuning.remote_pool import RemotePool
 
 _MAX_WORKERS = 4
 
@@ -81,6 +86,7 @@ def tune_workloads(
     trials: Trials,
     database: Database | None = None,
     progress: Progress | None = None,
+    fleet: Fleet | None = None,
 ) -> TuneReport:
     """Measure candidates for every distinct workload.
 
@@ -88,21 +94,26 @@ def tune_workloads(
     ----------
     workloads : iterable of Workload
     device : Device
-        Must be able to run on this machine.
+        Must be able to run on this machine, or be that of a fleet.
     trials : Trials
     database : Database, optional
         Gets the measurements; by default that of ``trials``.
     progress : callable, optional
         ``(stage, done, total)``.
+    fleet : Fleet, optional
+        Other machines to measure on.
 
     Raises
     ------
     TargetError
-        If this machine lacks what the device has.
+        If this machine lacks what the device has, and there is no fleet.
     InputError
         If the cost model is not installed or the database cannot be used.
+    RemoteError
+        If the fleet has no device, or none is left; what was measured is in the database.
     """
-    _check_runs_here(device)
+    if fleet is None:
+        _check_runs_here(device)
     if database is None:
         database = database_of(trials)
     model = make_cost_model(trials.cost_model)
@@ -112,7 +123,7 @@ def tune_workloads(
             CostModelWarning,
             stacklevel=2,
         )
-    with Pool(_workers(trials), trials.threads) as pool:
+    with _pool(fleet, device, trials) as pool:
         return Tuner(device, trials, database, model, pool, progress).run(workloads)
 
 
@@ -140,6 +151,15 @@ def tune_traces(
     subjects += [function_subject(func, device) for func in functions]
     with Pool(_workers(trials), trials.threads) as pool:
         return TraceTuner(device, trials, database, pool, progress).run(subjects)
+
+
+def _pool(fleet: Fleet | None, device: Device, trials: Trials) -> Pool | RemotePool:
+    if fleet is None:
+        return Pool(_workers(trials), trials.threads)
+    # Loaded on demand: TVM's RPC is not needed otherwise.
+    from tvmquant.tuning.remote_pool import RemotePool
+
+    return RemotePool(fleet, device, _workers(trials), trials.threads)
 
 
 def _workers(trials: Trials) -> int:

@@ -39,9 +39,12 @@ class Worker:
     ----------
     threads : int
         Threads of its TVM pool.
+    session : str
+        What answers the requests, as ``module:class``.
     """
 
     threads: int
+    session: str = "tvmquant.tuning.session:Session"
     _process: subprocess.Popen | None = field(default=None, repr=False)
 
     def ask(self, method: str, *arguments: Any, seconds: float) -> Any:
@@ -101,7 +104,7 @@ class Worker:
                 "PYTHONPATH": os.pathsep.join(p for p in sys.path if p),
             }
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "tvmquant.tuning.worker"],
+                [sys.executable, "-m", "tvmquant.tuning.worker", self.session],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 env=environment,

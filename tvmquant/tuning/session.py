@@ -73,6 +73,54 @@ class Task(Protocol):
 
 
 @dataclass(frozen=True)
+class Program:
+    """A kernel and what it is measured with.
+
+    Attributes
+    ----------
+    workload : Workload
+    kernel : Kernel
+    """
+
+    workload: Workload
+    kernel: Kernel
+
+    @property
+    def functions(self) -> tvm.IRModule:
+        """``kernel`` and, where it expands constants, ``expand``."""
+        functions = {"kernel": self.kernel.prim_func().with_attr("global_symbol", "kernel")}
+        expansion = expansion_of(self.kernel)
+        if expansion is not None:
+            functions["expand"] = expansion.func.with_attr("global_symbol", "expand")
+        return tvm.IRModule(functions)
+
+    def loaded(self, module: Any, device: Any) -> Built:
+        """Put the arrays where the module is.
+
+        Parameters
+        ----------
+        module : tvm.runtime.Module
+            What became of :attr:`functions`, here or on another machine.
+        device : tvm.runtime.Device
+        """
+        case = _case(self.workload)
+
+        def put(array: np.ndarray) -> Any:
+            return tvm.runtime.tensor(array, device)
+
+        arrays = [put(a) for a in self.kernel.pack(case.weight, case.bias, case.params)]
+        expansion = expansion_of(self.kernel)
+        if expansion is not None:
+            made = [tvm.runtime.empty(shape, dtype, device) for shape, dtype in expansion.outputs]
+            module["expand"](*arrays[: expansion.inputs], *made)
+            arrays[: expansion.inputs] = made
+        if case.qinfo is not None:
+            arrays.append(put(case.qinfo))
+        out = tvm.runtime.empty(self.workload.out_shape, self.workload.out_dtype, device)
+        return Built(module, "kernel", [put(case.x), *arrays, out])
+
+
+@dataclass(frozen=True)
 class Job:
     """A kernel of a workload.
 
@@ -94,12 +142,23 @@ class Job:
 
     def build(self) -> Built:
         """As :meth:`Task.build`; all tasks of a workload in a process share their arrays."""
+        program = self.program()
+        module = tvm.compile(program.functions, target=self.device.target).jit()
+        return program.loaded(module, tvm.cpu())
+
+    def program(self) -> Program:
+        """The kernel before it is built.
+
+        Raises
+        ------
+        CandidateError
+            If the rule makes none.
+        """
         rule = resolve_rule(self.workload.op, self.rule)
         kernel = rule(self.workload, self.device)
         if kernel is None:
             raise CandidateError("the rule does not cover the workload")
-        kernel = configured(kernel, self.config)
-        return _build(self.workload, kernel, self.device, _case(self.workload))
+        return Program(self.workload, configured(kernel, self.config))
 
     @property
     def compared(self) -> slice:
@@ -133,9 +192,7 @@ class Session:
             If it cannot be built or its output differs from the reference.
         """
         built = job.build()
-        built.module[built.name](*built.args)
-        results = [arg.numpy() for arg in built.args[job.compared]]
-        _check(results, Path(job.reference), job.exact)
+        run_and_check(built, job)
         self._built[number] = built
 
     def time(self, number: int, best: float = math.inf) -> float:
@@ -147,21 +204,7 @@ class Session:
         best : float
             Time to beat: clearly slower candidates are measured less.
         """
-        built = self._built[number]
-        device = tvm.cpu()
-
-        def reading(count: int, repeat: int) -> list[float]:
-            timer = built.module.time_evaluator(built.name, device, number=count, repeat=repeat)
-            return [float(value) for value in timer(*built.args).results]
-
-        once = max(min(reading(1, 3)), 1e-8)
-        count = max(1, math.ceil(_READING / once))
-        smallest = math.inf
-        for _ in range(_ROUNDS):
-            smallest = min(smallest, float(np.median(reading(count, _READINGS))))
-            if smallest > _HOPELESS * best:
-                break
-        return smallest
+        return seconds_of(self._built[number], tvm.cpu(), best)
 
     def drop(self, numbers: list[int]) -> None:
         """Forget candidates."""
@@ -169,26 +212,39 @@ class Session:
             self._built.pop(number, None)
 
 
+def run_and_check(built: Built, job: Task) -> None:
+    """Run once; the output must equal the reference, or becomes it.
+
+    Raises
+    ------
+    CandidateError
+        If it differs.
+    """
+    built.module[built.name](*built.args)
+    results = [arg.numpy() for arg in built.args[job.compared]]
+    _check(results, Path(job.reference), job.exact)
+
+
+def seconds_of(built: Built, device: Any, best: float) -> float:
+    """See :meth:`Session.time`; ``device`` is where the arguments are."""
+
+    def reading(count: int, repeat: int) -> list[float]:
+        timer = built.module.time_evaluator(built.name, device, number=count, repeat=repeat)
+        return [float(value) for value in timer(*built.args).results]
+
+    once = max(min(reading(1, 3)), 1e-8)
+    count = max(1, math.ceil(_READING / once))
+    smallest = math.inf
+    for _ in range(_ROUNDS):
+        smallest = min(smallest, float(np.median(reading(count, _READINGS))))
+        if smallest > _HOPELESS * best:
+            break
+    return smallest
+
+
 @lru_cache(maxsize=1)
 def _case(workload: Workload) -> Case:
     return make_case(workload)
-
-
-def _build(workload: Workload, kernel: Kernel, device: Device, case: Case) -> Built:
-    arrays = [tvm.runtime.tensor(a) for a in kernel.pack(case.weight, case.bias, case.params)]
-    functions = {"kernel": kernel.prim_func().with_attr("global_symbol", "kernel")}
-    expansion = expansion_of(kernel)
-    if expansion is not None:
-        functions["expand"] = expansion.func.with_attr("global_symbol", "expand")
-    module = tvm.compile(tvm.IRModule(functions), target=device.target).jit()
-    if expansion is not None:
-        made = [tvm.runtime.empty(shape, dtype) for shape, dtype in expansion.outputs]
-        module["expand"](*arrays[: expansion.inputs], *made)
-        arrays[: expansion.inputs] = made
-    if case.qinfo is not None:
-        arrays.append(tvm.runtime.tensor(case.qinfo))
-    out = tvm.runtime.empty(workload.out_shape, workload.out_dtype)
-    return Built(module, "kernel", [tvm.runtime.tensor(case.x), *arrays, out])
 
 
 def _check(results: list[np.ndarray], path: Path, exact: bool) -> None:

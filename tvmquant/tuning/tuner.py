@@ -139,7 +139,8 @@ class Tuner:
             if not held:
                 return
             while untried and self.measured < end:
-                size = min(_BATCH, end - self.measured)
+                # Several devices measure a batch at once.
+                size = min(max(_BATCH, getattr(self.builders, "batch", 0)), end - self.measured)
                 batch = next_batch(workload, untried, self.model, size, self._rng)
                 for candidate, handle, outcome in self._measure(
                     workload, batch, reference, held, times

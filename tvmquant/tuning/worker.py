@@ -1,27 +1,29 @@
 """A process that builds and times candidates: jobs on stdin, answers on stdout, both pickled.
 
-A process of its own, because a bad candidate may crash, hang or take all memory.
+A process of its own, because a bad candidate may crash, hang or take all memory. The argument
+``module:class`` says whose methods are called.
 """
 
 from __future__ import annotations
 
+import importlib
 import os
 import pickle
 import sys
 from typing import Any, BinaryIO
 
-from tvmquant.tuning.session import Session
-
 
 def main() -> None:
-    """Answer requests ``(method, arguments)`` of a :class:`Session` until stdin ends."""
+    """Answer requests ``(method, arguments)`` of that class until stdin ends."""
     answers = os.fdopen(os.dup(1), "wb")
     # Whatever prints to stdout must not come between the answers.
     os.dup2(2, 1)
-    serve(Session(), sys.stdin.buffer, answers)
+    module, _, name = sys.argv[1].partition(":")
+    session = getattr(importlib.import_module(module), name)()
+    serve(session, sys.stdin.buffer, answers)
 
 
-def serve(session: Session, requests: BinaryIO, answers: BinaryIO) -> None:
+def serve(session: object, requests: BinaryIO, answers: BinaryIO) -> None:
     """Answer each request with ``(ok, value or message)``."""
     while True:
         try:

@@ -1,0 +1,138 @@
+"""The two halves of measuring on a device: building here, running there."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import tvm
+
+from tvmquant.errors import RemoteError
+from tvmquant.remote.address import Address
+from tvmquant.remote.device import DeviceInfo
+from tvmquant.remote.session import Session as Link
+from tvmquant.runtime.bundle import canonical
+from tvmquant.runtime.link import export_library
+from tvmquant.targets.device import Device
+from tvmquant.tuning.session import CandidateError, Job, Session, run_and_check, seconds_of
+
+# A reading of a device that says so is no reading.
+_LONGEST = 1e4
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What came of a candidate on a device.
+
+    Attributes
+    ----------
+    kind : str
+        ``time``, ``wrong`` (output), ``failed`` (the candidate's fault), or ``lost`` (the device
+        is gone, hangs, or talks nonsense).
+    seconds : float
+        Of one run.
+    text : str
+        Why there is no time.
+    """
+
+    kind: str
+    seconds: float = math.nan
+    text: str = ""
+
+
+class BuildSession(Session):
+    """Builds for another machine; as its base class, it builds and runs for this one, too."""
+
+    def compile(self, job: Job, library: str) -> None:
+        """Write the shared library of a candidate.
+
+        Raises
+        ------
+        CandidateError, BundleError
+            If it cannot be built, or not linked.
+        """
+        executable = tvm.compile(job.program().functions, target=job.device.target)
+        export_library(executable, Path(library), job.device.architecture)
+
+
+class BoardSession:
+    """A session on a device, one candidate after the other."""
+
+    def __init__(self) -> None:
+        self._link: Link | None = None
+
+    def open(self, address: Address, key: str, timeout: float, threads: int, device: Device) -> str:
+        """Connect, and return the name of the device.
+
+        Raises
+        ------
+        RemoteError
+            If it cannot be reached, or is not what it should be.
+        """
+        self.close()
+        self._link = Link(address, key, timeout)
+        info = self._link.info
+        if info is not None:
+            _check_kind(address, info, device)
+        configure = self._link.function("runtime.config_threadpool")
+        current = self._link.function("runtime.NumThreads")
+        if configure is not None and current is not None:
+            with self._link.talking("set its threads"):
+                configure(1, threads)
+                used = int(current())
+            if used < threads:
+                raise RemoteError(f"{address} has {used} threads, {threads} are wanted")
+        return info.cpu if info is not None else "unnamed device"
+
+    def run(self, job: Job, library: str, best: float) -> Answer:
+        """Send a candidate, run it once, check its output, and time it.
+
+        Parameters
+        ----------
+        job : Job
+            Its reference must exist.
+        library : str
+            What :meth:`BuildSession.compile` wrote.
+        best : float
+            As in :meth:`tvmquant.tuning.session.Session.time`.
+        """
+        link, path = self._link, Path(library)
+        if link is None:
+            return Answer("lost", text="no connection")
+        try:
+            program = job.program()
+            module = link.load(path)
+            with link.talking("run a kernel"):
+                built = program.loaded(module, link.rpc.cpu(0))
+                run_and_check(built, job)
+                seconds = seconds_of(built, link.rpc.cpu(0), best)
+            link.remove(path.name)
+        except CandidateError as error:
+            kind = "wrong" if str(error).startswith("wrong output") else "failed"
+            return Answer(kind, text=str(error))
+        except RemoteError as error:
+            return Answer("lost" if link.lost else "failed", text=str(error))
+        if not 0 < seconds < _LONGEST:
+            return Answer("lost", text=f"{link.address} answers with times that make no sense")
+        return Answer("time", seconds)
+
+    def close(self) -> None:
+        """End the session."""
+        link, self._link = self._link, None
+        if link is not None:
+            link.close()
+
+
+def _check_kind(address: Address, info: DeviceInfo, device: Device) -> None:
+    """Whether code for ``device`` can run there."""
+    there = canonical(info.machine)
+    if there != device.architecture:
+        raise RemoteError(
+            f"{address} is {there}, {device.name} is {device.architecture}: give its --target"
+        )
+    lacking = sorted(device.features - set(info.features)) if info.features else []
+    if lacking:
+        raise RemoteError(
+            f"{address} ({info.cpu}) lacks {', '.join(lacking)}: give another --target"
+        )
