@@ -13,6 +13,7 @@ from tvm import relax
 from tvmquant import reference
 from tvmquant.schedules.linear import DenseKernel, cannot_saturate
 from tvmquant.schedules.linear.kernel import dense
+from tvmquant.schedules.linear.tiling import Sizes
 from tvmquant.schedules.workload import Workload
 from tvmquant.targets import Device, get_device
 
@@ -197,6 +198,20 @@ def test_packed_weights_take_their_bits(bits, outputs, isa):
     assert packed[0].nbytes == w.size * bits // 8
     others = sum(array.nbytes for array in packed[1:])
     assert others <= 8 * outputs + 4 * w[0].size + 32
+
+
+def test_heavy_weights_are_fetched_ahead():
+    def share(**sizes):
+        workload = conv(1, 7, 7, 512, 256, (1, 1), **sizes)
+        return DenseKernel(workload, "avx512_vnni", Sizes(1, 7, 2, 7)).plan.prefetch_share
+
+    assert share() == -(-128 // 7)  # a step of two vectors, in seven tiles
+    assert share(w_bits=4) == share()
+    assert share(w_bits=1) == 0  # 16 KiB
+    row = Workload("matmul", (1, 512), (1000, 512))
+    assert DenseKernel(row, "avx512_vnni").plan.prefetch_share == 0
+    source = str(dense(conv(1, 14, 14, 256, 512, (1, 1)), HOST).prim_func().script())
+    assert "prefetch" in source
 
 
 def test_kernels_are_values():

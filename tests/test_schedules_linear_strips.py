@@ -29,7 +29,7 @@ def axes(draw):
     kernel, stride, dilation = (draw(st.integers(1, n)) for n in (5, 3, 3))
     reach = (kernel - 1) * dilation + 1
     pad, behind = draw(st.integers(0, 6)), draw(st.integers(0, 6))
-    extent = draw(st.integers(max(1, reach - pad - behind), 12))
+    extent = draw(st.integers(max(1, reach - pad - behind), 14))
     out = (extent + pad + behind - reach) // stride + 1
     return Axis(out, extent, kernel, stride, dilation, pad, True)
 

@@ -208,7 +208,7 @@ class Nest:
 
             def emit_tile(some: Strip, others: Strip) -> None:
                 code = self.tile(place.reads, vectors, valid, Patch(some, others))
-                code.row = place_row.get()
+                code.row, code.turn = place_row.get(), index
                 code.emit(x_at, out_at, lane)
 
             _cases(

@@ -14,6 +14,7 @@ from tvmquant.schedules.linear.plan import Plan
 from tvmquant.schedules.linear.strips import Patch, Range
 from tvmquant.schedules.linear.tir import Expr, Register, i64, load, splat
 
+_LINE = 64  # bytes of a line of the cache
 # Pieces of a word of weights whose steps are written out.
 _UNROLLED = 4
 # The sums of every pixel of a tile; None for a pixel that does not take part in a step.
@@ -40,6 +41,8 @@ class Microkernel:
         Which tiles of the image this is the code of.
     row : Expr
         Which of them in its column, where that decides which taps are used.
+    turn : Expr
+        Which tile of a chunk.
     """
 
     plan: Plan
@@ -52,6 +55,7 @@ class Microkernel:
     valid: int
     patch: Patch
     row: Expr = 0
+    turn: Expr = 0
 
     @cached_property
     def _starts(self) -> list[int]:
@@ -125,6 +129,7 @@ class Microkernel:
             used = [row if pixel in pixels else None for pixel, row in zip(self._pixels, sums)]
 
             def body(index: Expr) -> None:
+                self._prefetch(base, index)
                 if per == 1:
                     self._whole_step(base, index, x_at, used)
                 else:
@@ -191,6 +196,19 @@ class Microkernel:
         step = self.plan.isa.step
         at = T.bind(base + word * (sum(self.vectors) * step))
         return [at + start * step for start in self._starts]
+
+    def _prefetch(self, base: Expr, word: Expr) -> None:
+        """Fetch a part of the next block's weights: every tile of a chunk its share."""
+        plan = self.plan
+        share = plan.prefetch_share
+        if not share:
+            return
+        block = plan.words * (sum(self.vectors) * plan.isa.step)
+        start = base + block + (self.turn * plan.words + word) * share
+        for i in range(-(-share // _LINE)):
+            place = T.address_of(self.weights[start + i * _LINE])
+            read, near, data = T.int32(0), T.int32(3), T.int32(1)
+            T.evaluate(T.call_llvm_intrin("void", "llvm.prefetch.p0", place, read, near, data))
 
     def _whole_step(self, base: Expr, index: Expr, x_at: Expr, sums: Sums) -> None:
         weights = [

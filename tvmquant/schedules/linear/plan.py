@@ -11,6 +11,9 @@ from tvmquant.schedules.linear.isa import InstructionSet
 from tvmquant.schedules.linear.tiling import Tiling
 from tvmquant.schedules.workload import Workload
 
+# Weights of fewer bytes are not worth fetching ahead.
+_PREFETCHED = 64 << 10
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -20,6 +23,21 @@ class Plan:
     isa: InstructionSet
     input: InputPlan
     tiling: Tiling
+
+    @property
+    def words(self) -> int:
+        """Words of weights of one output channel: one for every step, or for several."""
+        return -(-self.input.steps // (8 // self.workload.w_bits))
+
+    @property
+    def prefetch_share(self) -> int:
+        """Bytes of the next block's weights that every step of a tile fetches; 0 for none."""
+        tiling = self.tiling
+        tiles = min(tiling.chunk_tiles, tiling.tiles(self.input.geometry))
+        # With one tile a block all weights are read once, as fast as the memory gives them.
+        if tiles == 1 or tiling.full_blocks == 1 or self.weight_count < _PREFETCHED:
+            return 0
+        return -(-sum(tiling.vectors) * self.input.step // tiles)
 
     @property
     def weight_count(self) -> int:
