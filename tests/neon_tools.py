@@ -202,6 +202,8 @@ def inner_loop(function: object, isa: str, mnemonic: str) -> list[list[str]]:
         words = line.replace(",", " ").split()
         if not words or words[0].startswith((".p2align", "//")):
             continue
+        if words[0].endswith(":") and words[0].startswith(".Ltmp"):
+            continue  # of the debugger
         if words[0].endswith(":"):
             blocks.append([])
         elif not words[0].startswith("."):

@@ -68,12 +68,28 @@ BITS = [(8, 8), (8, 4), (4, 8), (4, 4), (2, 8), (2, 2), (1, 8), (1, 1)]
 def test_equals_reference(isa, tmp_path):
     kernels = []
     for i, shape in enumerate(SHAPES):
-        for j in range(2):
-            w_bits, x_bits = BITS[(3 * i + 5 * j) % len(BITS)]
-            flavour = reference.FLAVOURS[(i + j) % len(reference.FLAVOURS)]
-            workload = replace(shape, w_bits=w_bits, x_bits=x_bits, requantize=flavour)
-            kernels += every_step(workload, isa)
+        w_bits, x_bits = BITS[3 * i % len(BITS)]
+        flavour = reference.FLAVOURS[i % len(reference.FLAVOURS)]
+        workload = replace(shape, w_bits=w_bits, x_bits=x_bits, requantize=flavour)
+        kernels += every_step(workload, isa)
     check(isa, kernels, tmp_path)
+
+
+@needs_emulator
+@pytest.mark.parametrize("isa", ["neon", "neon_dotprod"])
+def test_single_bits(isa, tmp_path):
+    shapes = [
+        conv(2, 9, 7, 48, 20, (3, 2), (2, 1), (1, 0, 1, 2)),
+        conv(1, 6, 7, 16, 20, (1, 1), (2, 2)),
+        conv(1, 8, 9, 144, 33, (3, 3), padding=(2, 2, 2, 2), dilation=(1, 2)),
+        Workload("matmul", (3, 80), (21, 80)),
+        Workload("matmul", (1, 4096), (8, 4096), requantize="none"),
+    ]
+    kernels = [DirectKernel(replace(s, w_bits=1, x_bits=1), isa, "cnt") for s in shapes]
+    check(isa, kernels, tmp_path)
+    with pytest.raises(ConfigError):
+        odd = conv(1, 6, 6, 24, 8, (3, 3), w_bits=1, x_bits=1)
+        DirectKernel(odd, isa).with_config({**kernels[0].configs()[0], "step": "cnt"})
 
 
 @needs_emulator
@@ -127,6 +143,7 @@ def test_multipliers_beyond_every_range(isa, flavour, tmp_path):
         ("neon_dotprod", 8, "sdot", ".4b["),
         ("neon_dotprod", 2, "sdot", ".4b["),
         ("neon_i8mm", 8, "usmmla", ".16b"),
+        ("neon", 1, "cnt", ".16b"),
     ],
 )
 def test_code_is_what_is_meant(isa, bits, step, wanted):
@@ -134,8 +151,26 @@ def test_code_is_what_is_meant(isa, bits, step, wanted):
     loop = inner_loop(kernel.prim_func(), isa, step)
     found = [words for words in loop if words[0].startswith(step)]
     assert all(wanted in words[-1] for words in found)
+    others = {words[0] for words in loop}
+    if step == "cnt":
+        assert len([words for words in loop if words[0] in ("eor", "cnt", "uadalp")]) == 3 * len(
+            found
+        )
+        assert others <= {
+            "eor",
+            "cnt",
+            "uadalp",
+            "dup",
+            "ldr",
+            "ldur",
+            "ldp",
+            "add",
+            "subs",
+            "b.ne",
+        }
+        return
     # Nothing is broadcast, loaded by lanes or spilled, and most instructions multiply.
-    assert not {words[0] for words in loop} & {"dup", "ld1", "ld1r", "mul", "smull", "str", "stp"}
+    assert not others & {"dup", "ld1", "ld1r", "mul", "smull", "str", "stp"}
     assert len(found) > 0.6 * len(loop) > 15
 
 
@@ -155,7 +190,7 @@ def test_packed_weights_take_their_bits(isa, bits):
         _, w, bias, params, _ = make_data(kernel.workload)
         packed = kernel.pack(w, bias, params)
         assert packed[0].nbytes == w.size * bits // 8
-        assert (kernel.expansion() is None) == (bits == 8)
+        assert (kernel.expansion() is None) == (bits == 8 or kernel.plan.counts)
 
 
 @given(st.integers(1, 8), st.integers(1, 4), st.data())

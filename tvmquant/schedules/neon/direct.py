@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass, fields, replace
 from functools import cached_property
 
@@ -10,6 +11,7 @@ from tvm import tirx
 
 from tvmquant.schedules.linear.geometry import Geometry
 from tvmquant.schedules.neon import tiling
+from tvmquant.schedules.neon.bits import BitSource, Count
 from tvmquant.schedules.neon.emit import emit_prim_func
 from tvmquant.schedules.neon.expand import make_expansion
 from tvmquant.schedules.neon.packing import pack_codes
@@ -24,10 +26,13 @@ from tvmquant.targets.device import Device
 
 # Instruction sets of ``Device.isa``, and the steps of each that are worth trying at all.
 _STEPS = {
-    "neon": ("smlal", "mla"),
-    "neon_dotprod": ("sdot", "mla"),
-    "neon_i8mm": ("usmmla", "sdot", "mla"),
+    "neon": ("smlal", "mla", "cnt"),
+    "neon_dotprod": ("sdot", "mla", "cnt"),
+    "neon_i8mm": ("usmmla", "sdot", "mla", "cnt"),
 }
+
+# On processors with dot products a multiplication of words takes as long as two of those.
+_SLOW = {"mla": 2.0}
 
 
 def make_step(name: str, workload: Workload) -> Step | None:
@@ -38,6 +43,10 @@ def make_step(name: str, workload: Workload) -> Step | None:
         step = Half(workload.x_bits, workload.w_bits)
         narrow = workload.w_bits < 8 and step.limit >= 2 * step.turn
         return step if narrow else None
+    if name == "cnt":
+        single = workload.w_bits == workload.x_bits == 1
+        depth = math.prod(workload.w_shape[1:])
+        return Count() if single and depth < 1 << 16 else None
     step = Dot(workload.w_bits) if name == "sdot" else Matrix(workload.w_bits)
     return step
 
@@ -87,8 +96,13 @@ class DirectKernel:
         for name in _STEPS[self.isa]:
             step = make_step(name, self.workload)
             odd = geometry.out[0] * geometry.out[1] < (step.pixels if step else 1)
-            if step is not None and not odd:
-                found[name] = (step, Source(geometry, step.x_dtype))
+            if step is None or odd:
+                continue
+            source: Source | None = Source(geometry, step.x_dtype)
+            if isinstance(step, Count):
+                source = BitSource.of(self.workload)
+            if source is not None:
+                found[name] = (step, source)
         return found
 
     @cached_property
@@ -97,9 +111,13 @@ class DirectKernel:
         name = self.step_name
         if not name:
             steps = self._steps
-            name = min(steps, key=lambda key: min(tiling.candidates(*steps[key][::-1]))[0])
+            name = min(steps, key=lambda key: self._cost(*steps[key]))
         step, source = self._steps[name]
         return Plan(self.workload, step, source, tiling.choose(source, step, self.sizes))
+
+    def _cost(self, step: Step, source: Source) -> float:
+        slow = 1.0 if self.isa == "neon" else _SLOW.get(step.name, 1.0)
+        return slow * min(tiling.candidates(source, step))[0]
 
     @cached_property
     def _space(self) -> dict[tuple[str, Sizes], float]:
@@ -132,10 +150,6 @@ class DirectKernel:
         name = numbers.pop("step")
         return self._space.get((name, Sizes(**numbers)), float("inf"))
 
-    @property
-    def _expands(self) -> bool:
-        return self.workload.w_bits < 8
-
     def pack(
         self, weight: np.ndarray, bias: np.ndarray, params: tuple[np.ndarray, ...]
     ) -> list[np.ndarray]:
@@ -152,7 +166,7 @@ class DirectKernel:
         """
         plan = self.plan
         packed = plan.order(weight)
-        if self._expands:
+        if plan.expands:
             packed = pack_codes(packed, plan.stored_bits)
         return [packed, plan.bias(weight, bias), *(plan.outputs(values) for values in params)]
 
@@ -166,9 +180,9 @@ class DirectKernel:
 
     @cached_property
     def _expansion(self) -> Expansion | None:
-        if not self._expands:
-            return None
         plan = self.plan
+        if not plan.expands:
+            return None
         return make_expansion(
             f"{self.name}_expand", plan.weight_count, plan.stored_bits, plan.step.w_dtype
         )

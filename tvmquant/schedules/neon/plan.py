@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from tvmquant.schedules.neon.bits import Count, count_bias
 from tvmquant.schedules.neon.packing import packed_size
 from tvmquant.schedules.neon.source import Source
 from tvmquant.schedules.neon.steps import Step
@@ -48,10 +49,20 @@ class Plan:
         return self.run_count * self.pieces * self.step.depth
 
     @property
+    def counts(self) -> bool:
+        """Whether bits are counted instead of multiplied."""
+        return isinstance(self.step, Count)
+
+    @property
+    def expands(self) -> bool:
+        """Whether weights are unpacked at load time."""
+        return self.workload.w_bits < 8 and not self.counts
+
+    @property
     def weight_count(self) -> int:
         """Elements of the array of weights; those that are unpacked fill whole vectors."""
         count = self.padded_outputs * self.channel_weights
-        if self.workload.w_bits == 8:
+        if not self.expands:
             return count
         return packed_size(count, self.stored_bits) * (8 // self.stored_bits)
 
@@ -75,7 +86,7 @@ class Plan:
                 lanes = vectors * step.lanes
                 found.append(group[start : start + lanes].transpose(1, 2, 0, 3).reshape(-1))
                 start += lanes
-        return np.concatenate(found).astype(np.int8)
+        return np.concatenate(found).view(self.step.w_dtype if self.counts else np.int8)
 
     def outputs(self, values: np.ndarray) -> np.ndarray:
         """``[O]`` or ``[1]`` → flat, zeros behind each group's outputs."""
@@ -85,6 +96,9 @@ class Plan:
 
     def bias(self, weight: np.ndarray, bias: np.ndarray) -> np.ndarray:
         """int32 bias with what the offset of the activations takes away, modulo 2**32."""
-        sums = weight.astype(np.int64).reshape(len(weight), -1).sum(axis=1)
-        total = bias.astype(np.int64) + self.source.offset * sums
+        if self.counts:
+            total = bias.astype(np.int64) + count_bias(weight)
+        else:
+            sums = weight.astype(np.int64).reshape(len(weight), -1).sum(axis=1)
+            total = bias.astype(np.int64) + self.source.offset * sums
         return self.outputs((total & 0xFFFFFFFF).astype(np.uint32).view(np.int32))

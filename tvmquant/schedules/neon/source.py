@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import ClassVar
 
 import numpy as np
 from tvm import tirx
@@ -35,6 +36,9 @@ class Source:
 
     geometry: Geometry
     dtype: str
+
+    # Values of the input in one of the workspace's.
+    per: ClassVar[int] = 1
 
     @property
     def offset(self) -> int:
@@ -77,6 +81,14 @@ class Source:
         (sh, sw), g = self.geometry.strides, self.geometry
         return row * (sh * self.size[1] * g.channels) + column * (sw * g.channels)
 
+    def fill(self, zero_point: Expr) -> Expr:
+        """What padding holds, for an int32 zero point."""
+        return _convert(self.dtype, tirx.Cast("uint8", zero_point), 1)
+
+    def read(self, x: Expr, at: Expr, lanes: int) -> Expr:
+        """``lanes`` neighbouring values of the workspace, from the input at ``at``."""
+        return _convert(self.dtype, load(x, at, lanes), lanes)
+
     def weights(self, weight: np.ndarray) -> np.ndarray:
         """int8 ``[groups, outputs, runs, run]`` of weights ``[O, KH, KW, C]`` or ``[O, K]``."""
         g = self.geometry
@@ -111,7 +123,7 @@ def emit_copy(
     left = min(left, columns)
     inside = max(0, min(columns - left, width))  # columns that exist in the input and are read
     channels = g.channels
-    fill = T.bind(_convert(source.dtype, tirx.Cast("uint8", zero_point), 1))
+    fill = T.bind(source.fill(zero_point))
 
     def fill_pixels(start: Expr, count: int) -> None:
         def constant(_: Expr, lanes: int) -> Expr:
@@ -121,11 +133,11 @@ def emit_copy(
 
     def copy_row(row: Expr) -> None:
         start = T.bind(row * (columns * channels))
-        origin = T.bind(x_base + (row - top) * (width * channels))
+        origin = T.bind(x_base + (row - top) * (width * channels * source.per))
         fill_pixels(start, left)
 
         def values(at: Expr, lanes: int) -> Expr:
-            return _convert(source.dtype, load(x, origin + at, lanes), lanes)
+            return source.read(x, origin + at * source.per, lanes)
 
         _sweep(work, start + left * channels, inside * channels, values)
         fill_pixels(start + (left + inside) * channels, columns - left - inside)

@@ -9,6 +9,7 @@ from tvm import tirx
 from tvm.tirx.script import builder as T
 
 from tvmquant.schedules.linear.tir import Expr, i64, load, splat, store
+from tvmquant.schedules.neon.bits import Count
 from tvmquant.schedules.neon.epilogue import Epilogue
 from tvmquant.schedules.neon.plan import Plan
 from tvmquant.schedules.neon.steps import Half, Sums
@@ -64,6 +65,16 @@ class Tile:
         base = T.bind(lane * self.plan.channel_weights)
         if isinstance(step, Half):
             results = self._short(step, sums, x_at, base, lane)
+        elif isinstance(step, Count):
+            self._zero(sums, 0)
+            self._all_runs(sums, x_at, base)
+            results = [
+                [
+                    wrapping("sub", 32, 4, load(self.bias, lane + 4 * quad, 4), value)
+                    for quad, value in enumerate(step.differing(sums, i))
+                ]
+                for i in range(len(self._pixels))
+            ]
         else:
             self._start(sums, lane)
             self._all_runs(sums, x_at, base)
@@ -184,5 +195,9 @@ class Tile:
         )
 
     def _clear(self, step: Half, sums: Sums, values: int) -> None:
+        self._zero(sums, step.start(values))
+
+    @staticmethod
+    def _zero(sums: Sums, value: int) -> None:
         for register in (register for row in sums for vector in row for register in vector):
-            register.set(splat("int16", step.start(values), 8))
+            register.set(splat("int16", value, 8))
