@@ -115,6 +115,10 @@ class Recipe:
         ``float``, ``fixed_point`` or ``power_of_two``, see ``tvmquant.reference.requantize``.
     percentile : float
         Share of values kept by the ``percentile`` estimator, in percent.
+    equalize : bool
+        Whether neighbouring layers share their channels' ranges before anything is quantized
+        (cross-layer equalization with absorption of high biases); worth it with ``per_tensor``
+        weights.
     rounding : str
         How weights below 8 bits are rounded: ``nearest``, or by their effect on the layer's output
         on calibration data: ``adaround`` or ``gptq``.
@@ -139,6 +143,7 @@ class Recipe:
     first_last_bits: int | None = 8
     requantize: str = "float"
     percentile: float = 99.99
+    equalize: bool = False
     rounding: str = "nearest"
     bias_correction: bool = False
     expand_weights: bool = True
@@ -150,6 +155,7 @@ class Recipe:
         if self.first_last_bits is not None:
             _one_of("first_last_bits", self.first_last_bits, BITS)
         _is_a("percentile", self.percentile, int | float, "a number")
+        _is_a("equalize", self.equalize, bool, "true or false")
         _one_of("rounding", self.rounding, ROUNDING)
         _is_a("bias_correction", self.bias_correction, bool, "true or false")
         _is_a("expand_weights", self.expand_weights, bool, "true or false")

@@ -15,6 +15,7 @@ from tvmquant.ops import is_op
 from tvmquant.passes.annotate import annotate
 from tvmquant.passes.calibrate import Progress, calibrate
 from tvmquant.passes.correct import correct, sample_limit, wants_corrections
+from tvmquant.passes.equalize import absorb_biases, equalize
 from tvmquant.passes.fuse_additions import fuse_additions
 from tvmquant.passes.lower import lower
 from tvmquant.passes.moves import merge_moves
@@ -53,6 +54,8 @@ def to_qdq(
     mod = _dump("1_simplify", simplify(mod))
     if is_quantized(mod):
         return mod
+    if recipe.equalize:
+        mod = _dump("1_equalize", absorb_biases(equalize(mod)))
     _report(progress, "annotate")
     annotated = mod = _dump("2_annotate", annotate(mod, recipe))
     kept: list[list[np.ndarray]] = []
