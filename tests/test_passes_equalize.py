@@ -101,7 +101,7 @@ def test_high_biases_move_on():
         if list(tensor.dims) == [4]:
             tensor.raw_data = np.array([30, 0.1, 40, -5], np.float32).tobytes()
     mod = simplified(model)
-    out = absorb_biases(mod)
+    out = absorb_biases(mod, [list(feeds.values()) for feeds in net.data(8)])
     for feeds in net.data(3):
         (want,), (got,) = (interpret(m, list(feeds.values())) for m in (mod, out))
         np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-4)

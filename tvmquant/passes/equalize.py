@@ -9,6 +9,7 @@ for all channels wastes no levels. High biases that this leaves are absorbed (se
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +18,7 @@ import tvm
 from tvm import relax
 
 from tvmquant.graph import Builder, Graph, const_value, is_const, name_of, rewrite
+from tvmquant.interpreter import Interpreter
 from tvmquant.ops.integer import shape_of
 from tvmquant.passes.fold_affine import is_linear, per_channel
 
@@ -100,37 +102,68 @@ def equalize(mod: tvm.IRModule) -> tvm.IRModule:
     return _replaced(mod, new)
 
 
-def absorb_biases(mod: tvm.IRModule, deviations: float = 3.0) -> tvm.IRModule:
+def absorb_biases(
+    mod: tvm.IRModule, samples: Sequence[Sequence[np.ndarray]], deviations: float = 3.0
+) -> tvm.IRModule:
     """Move what a ReLU never cuts off from one bias into the next (DFQ, section 4.1.3).
-
-    Without batch norms at hand, a channel's spread is bounded by its weights: the inputs of the
-    first layer are taken as independent with variance one, so ``deviation = ‖w_i‖``.
 
     Parameters
     ----------
     mod : tvm.IRModule
+    samples : sequence of sequence of np.ndarray
+        Inputs of ``main``, a few are enough: they show what the channels reach, which DFQ reads
+        off batch norms (long folded here).
     deviations : float
-        How far below its bias a channel is taken to reach.
+        How many standard deviations below its mean a channel is taken to reach.
     """
     graph = Graph(mod)
+    pairs = [pair for pair in find_pairs(mod) if _can_absorb(graph, pair)]
+    means, spreads = _statistics(mod, {pair.bias for pair in pairs}, samples)
     new: dict[relax.Var, np.ndarray] = {}
-    for pair in find_pairs(mod):
-        following = _second_bias(graph, pair)
-        if pair.bias is None or following is None or pair.activation is None:
-            continue
-        if name_of(graph.values[pair.activation]) != "nn.relu" or _is_padded(graph, pair.second):
-            continue
-        weight = const_value(graph.values[pair.first].args[1]).astype(np.float64)
-        bias = new.get(pair.bias, _bias_of(graph, pair.bias))
-        spread = np.sqrt((_output_rows(graph.values[pair.first], weight) ** 2).sum(1))
-        excess = np.maximum(bias - deviations * spread, 0)
+    for pair in pairs:
+        excess = np.maximum(means[pair.bias] - deviations * spreads[pair.bias], 0)
         if not excess.any():
             continue
-        second = const_value(graph.values[pair.second].args[1]).astype(np.float64)
-        new[pair.bias] = bias - excess
+        following = _second_bias(graph, pair)
+        second = graph.values[pair.second]
+        weight = const_value(second.args[1]).astype(np.float64)
+        new[pair.bias] = new.get(pair.bias, _bias_of(graph, pair.bias)) - excess
         old = new.get(following, _bias_of(graph, following))
-        new[following] = old + _through(graph.values[pair.second], second, excess)
+        new[following] = old + _through(second, weight, excess)
     return _replaced(mod, new)
+
+
+def _can_absorb(graph: Graph, pair: Pair) -> bool:
+    if pair.bias is None or pair.activation is None or _second_bias(graph, pair) is None:
+        return False
+    is_relu = name_of(graph.values[pair.activation]) == "nn.relu"
+    return is_relu and not _is_padded(graph, pair.second)
+
+
+def _statistics(
+    mod: tvm.IRModule, wanted: set[relax.Var], samples: Sequence[Sequence[np.ndarray]]
+) -> tuple[dict[relax.Var, np.ndarray], dict[relax.Var, np.ndarray]]:
+    """Mean and standard deviation of every channel of the ``wanted`` variables."""
+    interpreter = Interpreter(mod)
+    names = {var.name: var for var in wanted}
+    sums: dict[relax.Var, np.ndarray] = {}
+    counts: dict[relax.Var, int] = {}
+
+    def tap(var: relax.Var, _value: Any, result: np.ndarray) -> None:
+        key = names.get(var.name)
+        if key is None:
+            return
+        rows = result.reshape(-1, result.shape[-1]).astype(np.float64)
+        sums[key] = sums.get(key, 0) + np.stack([rows.sum(0), (rows**2).sum(0)])
+        counts[key] = counts.get(key, 0) + len(rows)
+
+    for arrays in samples:
+        interpreter.run(arrays, tap)
+    means = {var: total[0] / counts[var] for var, total in sums.items()}
+    return means, {
+        var: np.sqrt(np.maximum(total[1] / counts[var] - means[var] ** 2, 0))
+        for var, total in sums.items()
+    }
 
 
 # -- what a pair consists of ----------------------------------------------------------------------

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +28,8 @@ from tvmquant.recipe import Recipe
 from tvmquant.schedules.selection import KernelTable
 
 Batches = Iterable[list[np.ndarray]]
+# Batches that show which biases are high.
+_SEEN = 8
 
 
 def to_qdq(
@@ -54,14 +57,18 @@ def to_qdq(
     mod = _dump("1_simplify", simplify(mod))
     if is_quantized(mod):
         return mod
+    stream: Iterator[list[np.ndarray]] | None = None
     if recipe.equalize:
-        mod = _dump("1_equalize", absorb_biases(equalize(mod)))
+        stream = iter(batches())
+        seen = list(itertools.islice(stream, _SEEN))
+        mod = _dump("1_equalize", absorb_biases(equalize(mod), seen))
+        stream = itertools.chain(seen, stream)
     _report(progress, "annotate")
     annotated = mod = _dump("2_annotate", annotate(mod, recipe))
     kept: list[list[np.ndarray]] = []
     if _is_observed(mod):
         limit = sample_limit(mod) if wants_corrections(recipe) else 0
-        mod = calibrate(mod, _keeping(batches(), kept, limit), recipe, progress, total)
+        mod = calibrate(mod, _keeping(stream or batches(), kept, limit), recipe, progress, total)
     mod = _dump("3_calibrate", quantize_weights(mod, recipe))
     if not kept:
         return mod
