@@ -34,7 +34,7 @@ SHAPES = st.tuples(st.integers(1, 9), st.integers(1, 150), st.integers(1, 100))
 
 
 @pytest.mark.parametrize("device", DEVICES.values(), ids=DEVICES)
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=10, deadline=None)
 @given(
     shape=SHAPES,
     bits=st.sampled_from([8, 4, 2]),
@@ -99,6 +99,21 @@ def test_the_longest_groups_do_not_overflow():
             made = run_weight_only(kernel, HOST, data)
             want, bound = data.expected()
             assert (np.abs(made.astype(np.float64) - want) <= bound).all(), name
+
+
+@pytest.mark.parametrize("device", DEVICES.values(), ids=DEVICES)
+@pytest.mark.parametrize("bits", [8, 4, 2])
+@pytest.mark.parametrize("group_size", [0, 32])
+def test_bytes_at_their_limits(device, bits, group_size):
+    workload = weight_only_workload(1, 512, 24, bits, group_size)
+    data = WeightOnlyData.of(workload)
+    # 33 * 2**16 - 128 * 2**8 - 128 steps of 2**-21: two of the three bytes are -128.
+    data.x[:] = np.float32((33 * 2**16 - 128 * 2**8 - 128) * 2.0**-21)
+    data.w[:] = 2 ** (bits - 1) - 1
+    data.w[::2] = -(2 ** (bits - 1))
+    made = run_weight_only(find_kernel(workload, device), device, data)
+    want, bound = data.expected()
+    assert (np.abs(made.astype(np.float64) - want) <= bound).all()
 
 
 def test_too_long_groups_are_left_to_float_sums():

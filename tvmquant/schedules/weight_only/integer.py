@@ -15,6 +15,7 @@ import numpy as np
 from tvm.tirx.script import builder as T
 
 from tvmquant.schedules.floating.frame import Variable, store_channels
+from tvmquant.schedules.floating.tiling import Machine
 from tvmquant.schedules.linear.tir import (
     Expr,
     Register,
@@ -22,41 +23,30 @@ from tvmquant.schedules.linear.tir import (
     broadcast,
     cast,
     i64,
-    intrinsic,
     load,
     splat,
 )
 from tvmquant.schedules.weight_only.digits import emit_digits
+from tvmquant.schedules.weight_only.dots import STEP, byte_dot
 from tvmquant.schedules.weight_only.frame import PanelKernel
 from tvmquant.schedules.weight_only.plan import Sizes, priced_integer_sizes, worth_trying
 from tvmquant.schedules.workload import Workload
 from tvmquant.targets.device import Device
 
 DIGITS = 3
-# Inputs of one lane of one instruction.
-_STEP = 4
 # Dot products that are written out one by one.
 _UNROLL = 192
 _INT32 = 1 << 31
 
 
-def vector_lanes(device: Device, outputs: int) -> int:
-    """int32 lanes of the widest byte dot product that ``outputs`` fill, 0 where there is none."""
-    if device.isa == "avx512_vnni":
-        return next((n for n in (16, 8) if n <= outputs), 4)
-    if device.isa == "avx_vnni":
-        return 8 if outputs >= 8 else 4
-    return 0
-
-
 class IntegerKernel(PanelKernel):
-    """``matmul_weight_only`` with ``vpdpbusd``.
+    """``matmul_weight_only`` with dot products of bytes.
 
     Parameters
     ----------
     workload : Workload
     device : Device
-        With AVX-VNNI or AVX512-VNNI.
+        One that :func:`.dots.byte_dot` knows for the weights' bits.
     sizes : Sizes, optional
         Tile that the tuner found.
 
@@ -68,15 +58,15 @@ class IntegerKernel(PanelKernel):
 
     def __init__(self, workload: Workload, device: Device, sizes: Sizes | None = None) -> None:
         rows, outputs = workload.x_shape[0], workload.w_shape[0]
-        lanes = vector_lanes(device, outputs)
-        registers = 32 if device.isa == "avx512_vnni" else 16
-        priced = priced_integer_sizes(rows, outputs, lanes, registers, DIGITS)
-        super().__init__(workload, device, lanes, worth_trying(priced), sizes)
+        self.dot = dot = byte_dot(device, outputs, workload.w_bits)
+        priced = priced_integer_sizes(rows, outputs, dot, DIGITS)
+        super().__init__(workload, device, dot.lanes, worth_trying(priced), sizes)
+        self.fma = Machine.of(device).fma
         self.bits = workload.w_bits
         self.pieces = 8 // self.bits
         self.dtype = "int32"
-        self.words = -(-self.group // (_STEP * self.pieces))
-        self.padded = self.words * self.pieces * _STEP
+        self.words = -(-self.group // (STEP * self.pieces))
+        self.padded = self.words * self.pieces * STEP
         self.name = f"{workload.op}_w{self.bits}_{device.isa}_digits"
         self.label = f"digits {device.isa} {self.sizes.rows}x{self.sizes.vectors}"
 
@@ -85,7 +75,7 @@ class IntegerKernel(PanelKernel):
         pad = self.padded - groups.shape[-1]
         codes = np.pad(groups, [(0, 0)] * (groups.ndim - 1) + [(0, pad)]).astype(np.int64)
         codes = codes + 2 ** (self.bits - 1)
-        parts = codes.reshape(*codes.shape[:-1], self.words, self.pieces, _STEP)
+        parts = codes.reshape(*codes.shape[:-1], self.words, self.pieces, STEP)
         shifts = np.arange(self.pieces)[:, None] * self.bits
         joined = (parts << shifts).sum(-2).astype(np.uint8)
         return np.ascontiguousarray(joined).view(np.int32)[..., 0]
@@ -132,24 +122,38 @@ class IntegerKernel(PanelKernel):
                 sums[r, v, d].set(broadcast(start, lanes))
         bases = [T.bind(cell * (DIGITS * self.padded)) for cell in cells]
         words = T.bind(block * (self.words * self.width))
-        per_word = self.pieces * len(sums)
-        unroll = max(1, min(self.words, _UNROLL // per_word))
-        unroll = next(n for n in range(unroll, 0, -1) if self.words % n == 0)
-        rounds = self.words // unroll
-        with T.serial(i64(rounds)) if rounds > 1 else nullcontext(i64(0)) as i:
-            for j in range(unroll):
-                self._word(T.bind(i * unroll + j), words, bases, sums)
+        self._words(words, bases, sums)
         at = T.bind(block * self.width)
         for v in range(self.sizes.vectors):
             scale = T.bind(load(self.scale, at + v * lanes, lanes))
             for r, cell in enumerate(cells):
                 value = self._value([sums[r, v, d].get() for d in range(DIGITS)])
                 step = T.bind(scale * broadcast(load(digits.steps, cell, 1), lanes))
-                totals[r, v].add_product(value, step, True)
+                totals[r, v].add_product(value, step, self.fma)
                 if self.shift is not None:
                     shift = load(self.shift, at + v * lanes, lanes)
                     total = broadcast(load(digits.sums, cell, 1), lanes)
-                    totals[r, v].add_product(total, shift, True)
+                    totals[r, v].add_product(total, shift, self.fma)
+
+    def _words(
+        self, words: Expr, bases: list[Expr], sums: dict[tuple[int, int, int], Register]
+    ) -> None:
+        """Add all products of a group."""
+        flush = self.dot.flush // self.pieces
+        most = min(self.words, _UNROLL // (self.pieces * len(sums)), flush or self.words)
+        unroll = next(n for n in range(max(1, most), 0, -1) if self.words % n == 0)
+        rounds = self.words // unroll
+        with T.serial(i64(rounds)) if rounds > 1 else nullcontext(i64(0)) as i:
+            parts = sums
+            if flush:
+                parts = {key: Register("int16", 2 * self.lanes) for key in sums}
+                for part in parts.values():
+                    part.set(splat("int16", 0, 2 * self.lanes))
+            for j in range(unroll):
+                self._word(T.bind(i * unroll + j), words, bases, parts)
+            if flush:
+                for key, total in sums.items():
+                    total.set(total.get() + self.dot.widen(parts[key].get()))
 
     def _word(
         self,
@@ -164,15 +168,15 @@ class IntegerKernel(PanelKernel):
             T.bind(load(self.weight, base + v * lanes, lanes)) for v in range(self.sizes.vectors)
         ]
         for piece in range(self.pieces):
-            at = T.bind((word * self.pieces + piece) * _STEP)
+            at = T.bind((word * self.pieces + piece) * STEP)
             weights = [T.bind(self._weights(w, piece)) for w in loaded]
             for r, start in enumerate(bases):
                 for d in range(DIGITS):
-                    four = load(self.digits.bytes, start + d * self.padded + at, _STEP)
+                    four = load(self.digits.bytes, start + d * self.padded + at, STEP)
                     x = T.bind(broadcast(bits_as("int32", 1, four), lanes))
                     for v, weight in enumerate(weights):
                         total = sums[r, v, d]
-                        total.set(self._dot(total.get(), weight, x))
+                        total.set(self.dot.add(total.get(), weight, x))
 
     def _weights(self, word: Expr, piece: int) -> Expr:
         """One weight in every byte."""
@@ -180,18 +184,6 @@ class IntegerKernel(PanelKernel):
             return word
         shifted = word >> splat("int32", piece * self.bits, self.lanes) if piece else word
         return shifted & splat("int32", (2**self.bits - 1) * 0x01010101, self.lanes)
-
-    def _dot(self, total: Expr, weight: Expr, x: Expr) -> Expr:
-        lanes = self.lanes
-        name = f"llvm.x86.avx512.vpdpbusd.{32 * lanes}"
-        return intrinsic(
-            "int32",
-            lanes,
-            name,
-            total,
-            bits_as("uint8", _STEP * lanes, weight),
-            bits_as("int8", _STEP * lanes, x),
-        )
 
     def _value(self, parts: list[Any]) -> Expr:
         """``d0 + 256 * d1 + 65536 * d2`` as float32."""
@@ -205,6 +197,6 @@ class IntegerKernel(PanelKernel):
         value = T.bind(cast("float32", lanes, value))
         for part in reversed(parts[:-1]):
             low = Variable(lanes, cast("float32", lanes, part))
-            low.add_product(value, splat("float32", 256.0, lanes), True)
+            low.add_product(value, splat("float32", 256.0, lanes), self.fma)
             value = T.bind(low.get())
         return value

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from tvmquant.schedules.floating.tiling import Machine, block_count
+from tvmquant.schedules.weight_only.dots import ByteDot
 
 # Multiply-adds in flight that hide their latency.
 _CHAINS = 8
@@ -105,21 +106,23 @@ def _registers(sizes: Sizes) -> int:
 
 
 def priced_integer_sizes(
-    rows: int, channels: int, lanes: int, registers: int, digits: int
+    rows: int, channels: int, dot: ByteDot, digits: int
 ) -> Iterator[tuple[float, Sizes]]:
-    """As :func:`priced_sizes`, for byte dot products of ``digits`` activations each."""
-    most = min(-(-channels // lanes), _MAX_VECTORS)
+    """As :func:`priced_sizes`, for byte dot products of ``digits`` digits an activation."""
+    most = min(-(-channels // dot.lanes), _MAX_VECTORS)
+    # Sums that wait for int16 sums need registers, too; those are quick to add.
+    kept, chains = (2 * digits, 0) if dot.flush else (digits, _CHAINS)
     for height in sorted({-(-rows // n) for n in range(1, rows + 1)}):
         for vectors in range(1, most + 1):
             tile = height * vectors
-            if tile * digits + vectors + 1 > registers:
+            if tile * digits + vectors + 1 > dot.registers:
                 continue
-            tiles = -(-rows // height) * block_count(channels, vectors * lanes)
-            dots = tile * digits
+            tiles = -(-rows // height) * block_count(channels, vectors * dot.lanes)
+            dots = tile * digits * dot.instructions
             # Per step of four inputs; a group ends after some eight steps.
             others = height * digits + 1.5 * vectors + tile
-            step = max(dots / 2, _CHAINS / 2, (dots + others) / 4)
+            step = max(dots / 2, chains / 2, (dots + others) / 4)
             # Sums that do not fit the registers wait in memory while a group is summed.
-            spilled = max(0, tile * (digits + 1) + vectors + 1 - registers)
+            spilled = max(0, tile * (kept + 1) + vectors + 1 - dot.registers)
             step += 0.15 * spilled + 0.4 * (height - 1)
             yield tiles * (step + 0.1), Sizes(height, vectors)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from tvmquant.schedules.registry import register_rule
-from tvmquant.schedules.weight_only.integer import IntegerKernel, vector_lanes
+from tvmquant.schedules.weight_only.dots import byte_dot
+from tvmquant.schedules.weight_only.integer import IntegerKernel
 from tvmquant.schedules.weight_only.kernel import WeightOnlyKernel
 from tvmquant.schedules.workload import Kernel, Workload
 from tvmquant.targets.device import Device
@@ -20,10 +21,14 @@ def weight_only(workload: Workload, device: Device) -> Kernel | None:
 
 @register_rule("matmul_weight_only", 10)
 def digits(workload: Workload, device: Device) -> Kernel | None:
-    """Where a byte dot product is one instruction."""
-    outputs, depth = workload.w_shape
+    """Where byte dot products cost less than float weights."""
+    (outputs, depth), bits = workload.w_shape, workload.w_bits
     group = min(workload.group_size or depth, depth)
-    exact = group * (2**workload.w_bits - 1) * 128 < 1 << 31
-    if not exact or group < _SHORTEST or not vector_lanes(device, outputs):
+    exact = group * (2**bits - 1) * 128 < 1 << 31
+    dot = byte_dot(device, outputs, bits)
+    if dot is None or not exact or group < _SHORTEST:
+        return None
+    # Two instructions a product pay while each weight is used once or twice.
+    if dot.flush and workload.x_shape[0] > (2 if bits == 4 else 1):
         return None
     return IntegerKernel(workload, device)
