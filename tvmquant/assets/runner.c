@@ -5,7 +5,6 @@
  * folder of the program; with TVMQUANT_STATIC the model is part of the program. */
 #define _GNU_SOURCE
 #include <sys/auxv.h>
-#include <sys/resource.h>
 #include <time.h>
 
 #include "runner_npy.h"
@@ -23,6 +22,18 @@ static int ascending(const void* a, const void* b) {
   return (x > y) - (x < y);
 }
 
+/* Largest resident size so far. (That of getrusage may be the one of the process that started us.) */
+static double peak_megabytes(void) {
+  char line[256];
+  double kilobytes = 0;
+  FILE* file = fopen("/proc/self/status", "r");
+  while (file && fgets(line, sizeof(line), file)) {
+    if (sscanf(line, "VmHWM: %lf kB", &kilobytes) == 1) break;
+  }
+  if (file) fclose(file);
+  return kilobytes / 1024;
+}
+
 static void bench(TVMFFIAny run, TVMFFIAny* arguments, int count, int repeats, double load_ms) {
   double* times = malloc(repeats * sizeof(double));
   for (int i = -WARMUP; i < repeats; ++i) {
@@ -31,12 +42,10 @@ static void bench(TVMFFIAny run, TVMFFIAny* arguments, int count, int repeats, d
     if (i >= 0) times[i] = now_ms() - start;
   }
   qsort(times, repeats, sizeof(double), ascending);
-  struct rusage usage;
-  getrusage(RUSAGE_SELF, &usage);
   printf("%s: median %.3f ms, min %.3f, max %.3f (%d runs, %s threads, load %.0f ms, "
          "peak memory %.1f MB)\n",
          MODEL_NAME, times[repeats / 2], times[0], times[repeats - 1], repeats,
-         getenv("TVM_NUM_THREADS"), load_ms, usage.ru_maxrss / 1024.0);
+         getenv("TVM_NUM_THREADS"), load_ms, peak_megabytes());
 }
 
 static void print_info(void) {

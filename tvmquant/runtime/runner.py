@@ -60,9 +60,11 @@ def build_runner(
         linked: list[str] = ["-ldl", "-lm"]
         if objects:
             options.append("-DTVMQUANT_STATIC")
-            # --allow-shlib-undefined: the device brings the C++ library, this machine need not.
-            linked = [*map(str, objects), *map(str, libraries), *linked, "-Wl,-rpath,$ORIGIN"]
-            linked += ["-Wl,--allow-shlib-undefined", "-pthread"]
+            # A model may refer to nothing of libtvm_runtime.so, which loads it all the same; and
+            # the device brings the C++ library, this machine need not.
+            shared = ["-Wl,--no-as-needed", *map(str, libraries), "-Wl,--as-needed"]
+            shared += ["-Wl,--allow-shlib-undefined", "-Wl,-rpath,$ORIGIN"]
+            linked = [*map(str, objects), *shared, *linked, "-pthread"]
         compiler.run(*options, "-o", path, assets / "runner.c", *linked)
     path.chmod(0o755)
 
