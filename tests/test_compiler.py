@@ -236,7 +236,7 @@ def test_noise_is_used_with_a_warning(plain):
         ({"bits": 3}, TargetError, "unknown precision 3"),
         ({"bits": "w4"}, TargetError, "unknown precision 'w4'"),
         ({"target": "toaster"}, TargetError, "toaster"),
-        ({"recipe": 4}, RecipeError, "must be a Recipe or the path of one"),
+        ({"recipe": 4}, RecipeError, "must be a Recipe, a name or a path"),
         ({"recipe": "missing.json"}, RecipeError, "missing.json"),
         ({"calibration": []}, InputError, "empty"),
         ({"calibration": [np.zeros((1, 3, 4, 4), np.float32)]}, InputError, "image"),

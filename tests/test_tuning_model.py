@@ -194,7 +194,7 @@ def test_bad_input_is_one_line(tmp_path, fake_pool):
     for arguments, words in (
         ((DEMO, "--database", tmp_path / "bad.jsonl"), "is not a tuning database"),
         ((DEMO, "--database", tmp_path / "no" / "a.jsonl"), "is not a folder"),
-        ((DEMO, "--database", good, "--bits", 4, "--recipe", "r.json"), "give one"),
+        ((DEMO, "--database", good, "--bits", 4, "--recipe", "r.json"), "holds the bits"),
         ((tmp_path / "empty", "--database", good), "neither a compiled model nor ONNX files"),
         ((tmp_path / "none.onnx", "--database", good), "none.onnx"),
         ((DEMO, "--database", good, "--bits", 3), "3"),

@@ -29,6 +29,7 @@ from tvmquant.ops.integer import shape_of
 from tvmquant.passes.calibrate import Progress
 from tvmquant.passes.pipeline import is_quantized, to_device, to_integers, to_qdq
 from tvmquant.recipe import Recipe
+from tvmquant.recipes import find_recipe
 from tvmquant.runtime import CompiledModel, Manifest, TensorInfo, current_versions
 from tvmquant.schedules.selection import KernelTable
 from tvmquant.schedules.space import TuningDatabase
@@ -96,7 +97,7 @@ def compile(
         ``CalibrationDataReader`` or the path of an ``.npz``. Without it noise is used, with a
         :class:`SyntheticCalibrationWarning`.
     recipe : Recipe or path, optional
-        Full control, per layer as well; a path is read as JSON.
+        Full control, per layer as well; a name of ``tvmquant.recipes`` or the path of a JSON file.
     input_shapes : mapping of str to sequence of int, optional
         Shapes of inputs with open dimensions.
     example_inputs : tensor or sequence of tensors, optional
@@ -181,8 +182,8 @@ def _recipe(
     if isinstance(recipe, Recipe):
         return recipe
     if isinstance(recipe, str | os.PathLike):
-        return Recipe.load(recipe)
-    raise RecipeError(f"recipe must be a Recipe or the path of one, got {type(recipe).__name__}")
+        return find_recipe(recipe)
+    raise RecipeError(f"recipe must be a Recipe, a name or a path, got {type(recipe).__name__}")
 
 
 def _trials(tune: Trials | int | None, database: Any) -> Trials | None:

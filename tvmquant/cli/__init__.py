@@ -54,6 +54,25 @@ def main() -> None:
     """Quantize a trained network to 8, 4, 2 or 1 bits and compile it to an integer program."""
 
 
+@main.command()
+@click.option("--json", "name", metavar="NAME", help="Print this one as JSON, to change it.")
+@click.option("--bits", help="Its precision.")
+def recipes(name: str | None, bits: str | None) -> None:
+    """List the recipes that have names."""
+    from rich.table import Table
+
+    from tvmquant.cli.display import output_console
+    from tvmquant.recipes import RECIPES, find_recipe
+
+    if name is not None:
+        click.echo(find_recipe(name, bits).to_json())
+        return
+    table = Table("recipe", "bits", "what it does")
+    for recipe in RECIPES.values():
+        table.add_row(recipe.name, recipe.bits, recipe.summary)
+    output_console().print(table)
+
+
 @main.command("compile")
 @click.argument("model", type=click.Path(path_type=Path))
 @click.option(

@@ -13,7 +13,7 @@ from tvmquant.errors import InputError, TargetError
 
 _OPTIONS = (
     click.option("--bits", help="8 (default), 4, 2, 1 or a name as w4a8, w4a16."),
-    click.option("--recipe", type=click.Path(path_type=Path), help="JSON, not with --bits."),
+    click.option("--recipe", help="A name of tvmquant recipes, or a JSON file (not with --bits)."),
     click.option(
         "--calibration",
         type=click.Path(path_type=Path),
@@ -39,7 +39,7 @@ def model_options(command: Any) -> Any:
 
 def model_settings(
     bits: str | None,
-    recipe: Path | None,
+    recipe: str | None,
     calibration: Path | None,
     shapes: tuple[str, ...],
     database: Path | None,
@@ -51,16 +51,15 @@ def model_settings(
     InputError
         If an option is not valid.
     """
-    from tvmquant.recipe import Recipe, parse_bits
+    from tvmquant.recipe import parse_bits
+    from tvmquant.recipes import find_recipe
 
     input_shapes = dict(parse_shape(text) for text in shapes)
-    if bits is not None and recipe is not None:
-        raise InputError(f"--bits {bits} and --recipe {recipe}: give one, a recipe holds the bits")
     parse_bits(bits or "8")
     return {
         "bits": bits or "8",
         "calibration": calibration,
-        "recipe": Recipe.load(recipe) if recipe is not None else None,
+        "recipe": find_recipe(recipe, bits) if recipe is not None else None,
         "input_shapes": input_shapes or None,
         "database": database,
     }

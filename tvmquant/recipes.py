@@ -1,0 +1,127 @@
+"""Recipes by name: the pipelines of the literature and of other tools."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from tvmquant.errors import RecipeError
+from tvmquant.recipe import Recipe, parse_bits
+
+
+@dataclass(frozen=True)
+class NamedRecipe:
+    """A recipe at any precision.
+
+    Attributes
+    ----------
+    name, summary : str
+    bits : str
+        Precision when none is asked for.
+    make : callable
+        Precision name → recipe.
+    """
+
+    name: str
+    summary: str
+    bits: str
+    make: Callable[[str], Recipe]
+
+
+def _standard(bits: str) -> Recipe:
+    return replace(Recipe.for_bits(bits), equalize=True).with_corrections()
+
+
+def _fast(bits: str) -> Recipe:
+    recipe = Recipe.for_bits(bits)
+    return replace(
+        recipe,
+        weights=replace(recipe.weights, estimator="minmax"),
+        activations=replace(recipe.activations, estimator="minmax"),
+    )
+
+
+def _aciq(bits: str) -> Recipe:
+    recipe = Recipe.for_bits(bits)
+    return replace(
+        recipe,
+        weights=replace(recipe.weights, estimator="aciq"),
+        activations=replace(recipe.activations, estimator="aciq"),
+        bias_correction=True,
+    )
+
+
+def _tensorrt(bits: str) -> Recipe:
+    recipe = Recipe.for_bits(bits)
+    return replace(
+        recipe,
+        weights=replace(recipe.weights, estimator="minmax"),
+        activations=replace(recipe.activations, estimator="entropy", symmetric=True),
+    )
+
+
+def _fixed_point(bits: str) -> Recipe:
+    recipe = Recipe.for_bits(bits)
+    return replace(
+        recipe,
+        weights=replace(recipe.weights, estimator="fixed_point", granularity="per_tensor"),
+        activations=replace(recipe.activations, estimator="fixed_point", symmetric=True),
+        requantize="power_of_two",
+    )
+
+
+def _weight_only(bits: str) -> Recipe:
+    return Recipe.for_bits(f"w{parse_bits(bits)[0]}a16")
+
+
+RECIPES = {
+    recipe.name: recipe
+    for recipe in (
+        NamedRecipe(
+            "standard_ptq",
+            "cross-layer equalization, least squared error, rounding by effect, bias correction",
+            "w4a8",
+            _standard,
+        ),
+        NamedRecipe("fast", "min-max ranges, rounding to nearest", "8", _fast),
+        NamedRecipe("aciq4", "analytic clipping and bias correction (ACIQ)", "4", _aciq),
+        NamedRecipe(
+            "tensorrt8", "symmetric, least divergence for activations (TensorRT)", "8", _tensorrt
+        ),
+        NamedRecipe(
+            "fixed_point", "power-of-two scales, one a tensor, shifts only", "8", _fixed_point
+        ),
+        NamedRecipe(
+            "weight_only", "weights of matrix products only, in groups", "w4a16", _weight_only
+        ),
+    )
+}
+
+
+def find_recipe(name: str | os.PathLike[str], bits: int | str | None = None) -> Recipe:
+    """A named recipe, or one from a JSON file.
+
+    Parameters
+    ----------
+    name : str or path
+        A key of ``RECIPES`` or the path of a file.
+    bits : int or str, optional
+        Precision of a named recipe; a file holds its own.
+
+    Raises
+    ------
+    RecipeError
+        If there is neither such a name nor such a file, or a file comes with ``bits``.
+    """
+    named = RECIPES.get(os.fspath(name))
+    if named is not None:
+        return named.make(str(bits if bits is not None else named.bits))
+    if not Path(name).exists() and not Path(name).suffix:
+        raise RecipeError(
+            f"no recipe {os.fspath(name)!r}: {', '.join(RECIPES)} or the path of a JSON file"
+        )
+    if bits is not None:
+        raise RecipeError(f"{os.fspath(name)} holds the bits: give no others with it")
+    return Recipe.load(name)
