@@ -141,13 +141,12 @@ static TVMFFIAny item(TVMFFIAny array, int index) {
 
 /* Constants that kernels hold unpacked in memory: further arguments of `main`. */
 static TVMFFIAny* add_expanded(TVMFFIAny model, TVMFFIAny* arguments, int* count) {
-#if HAS_PREPARE
+  if (!HAS_PREPARE) return arguments;
   TVMFFIAny made = call("prepare", method(model, "prepare"), NULL, 0);
   int more = (int)call("prepare", global("ffi.ArraySize"), &made, 1).v_int64;
   arguments = realloc(arguments, (*count + more) * sizeof(TVMFFIAny));
   for (int i = 0; i < more; ++i) arguments[(*count)++] = item(made, i);
   release(made);
-#endif
   return arguments;
 }
 #endif
