@@ -13,6 +13,7 @@ from tvmquant import reference
 from tvmquant.schedules.neon import DirectKernel
 from tvmquant.schedules.neon.direct import direct
 from tvmquant.schedules.registry import find_kernel
+from tvmquant.schedules.selection import KernelTable
 from tvmquant.schedules.space import ConfigError
 from tvmquant.schedules.workload import Workload
 from tvmquant.targets import get_device
@@ -72,6 +73,8 @@ def test_equals_reference(isa, tmp_path):
         flavour = reference.FLAVOURS[i % len(reference.FLAVOURS)]
         workload = replace(shape, w_bits=w_bits, x_bits=x_bits, requantize=flavour)
         kernels += every_step(workload, isa)
+    if isa == "neon":
+        kernels.append(DirectKernel(conv(1, 9, 9, 24, 20, (3, 3)), isa, compact=True))
     check(isa, kernels, tmp_path)
 
 
@@ -97,7 +100,7 @@ def test_single_bits(isa, tmp_path):
 def test_extreme_values(isa, tmp_path):
     kernels = []
     for w_bits, x_bits in BITS:
-        workload = Workload("matmul", (7, 1240), (24, 1240), w_bits=w_bits, x_bits=x_bits)
+        workload = Workload("matmul", (7, 1248), (24, 1248), w_bits=w_bits, x_bits=x_bits)
         kernels += every_step(replace(workload, requantize="none"), isa)
     check(isa, kernels, tmp_path, extreme=True)
 
@@ -139,6 +142,7 @@ def test_multipliers_beyond_every_range(isa, flavour, tmp_path):
     "isa, bits, step, wanted",
     [
         ("neon", 8, "smlal", ".h["),
+        ("neon", 8, "sadalp", ".8h"),
         ("neon", 4, "mla", ".h["),
         ("neon_dotprod", 8, "sdot", ".4b["),
         ("neon_dotprod", 2, "sdot", ".4b["),
@@ -152,6 +156,11 @@ def test_code_is_what_is_meant(isa, bits, step, wanted):
     found = [words for words in loop if words[0].startswith(step)]
     assert all(wanted in words[-1] for words in found)
     others = {words[0] for words in loop}
+    if step == "sadalp":
+        for name in ("smull", "smlsl2"):
+            assert len([words for words in loop if words[0] == name]) == len(found)
+        assert len(loop) < 3.8 * len(found) and not others & {"mov", "str", "stp", "dup"}
+        return
     if step == "cnt":
         assert len([words for words in loop if words[0] in ("eor", "cnt", "uadalp")]) == 3 * len(
             found
@@ -190,7 +199,17 @@ def test_packed_weights_take_their_bits(isa, bits):
         _, w, bias, params, _ = make_data(kernel.workload)
         packed = kernel.pack(w, bias, params)
         assert packed[0].nbytes == w.size * bits // 8
-        assert (kernel.expansion() is None) == (bits == 8 or kernel.plan.counts)
+        widened = kernel.plan.step.w_dtype == "int16"
+        expands = widened or (bits < 8 and not kernel.plan.counts)
+        assert (kernel.expansion() is not None) == expands
+
+
+def test_weights_are_never_expanded_where_that_is_forbidden():
+    shape = conv(1, 8, 8, 24, 16, (3, 3))
+    device = arm_device("neon")
+    assert find_kernel(shape, device).expansion() is not None
+    kernel = KernelTable(device, expand=False)[shape]
+    assert isinstance(kernel, DirectKernel) and kernel.expansion() is None
 
 
 @given(st.integers(1, 8), st.integers(1, 4), st.data())

@@ -51,6 +51,11 @@ class BitSource(Source):
             vectors = [T.bind(neon("uint8", 16, "addp.v16i8", a, b)) for a, b in pairs]
         return vectors[0] if lanes == 16 else part(vectors[0], 0, lanes)
 
+    def constant(self, weight: np.ndarray) -> np.ndarray:
+        """int64 ``[O]``: what an output is if no bit differs."""
+        flat = weight.reshape(len(weight), -1).astype(np.int64)
+        return (flat.shape[1] + flat.sum(axis=1)) // 2
+
     def weights(self, weight: np.ndarray) -> np.ndarray:
         """int8 bits ``[1, outputs, runs, run]``."""
         taps = (weight > 0).reshape(len(weight), -1, weight.shape[-1])
@@ -62,7 +67,7 @@ class Count(Step):
     """``eor``, ``cnt`` and ``uadalp``: two bytes of bits of eight channels."""
 
     name, x_dtype, w_dtype, lanes, depth, turn = "cnt", "uint8", "uint8", 8, 2, 16
-    sum_dtype = "uint16"
+    sum_dtype, negative = "int16", True
 
     def registers(self, pixels: int, vectors: int) -> int:
         """Sums, activations, weights, and what is between the three instructions."""
@@ -86,16 +91,10 @@ class Count(Step):
                 pairs = neon("int16", 8, "uaddlp.v8i16.v16i8", counts)
                 register.set(wrapping("add", 16, 8, register.get(), pairs))
 
-    def differing(self, sums: Sums, pixel: int) -> list[Expr]:
-        """int32x4 counts of the channels of one pixel."""
+    def results(self, sums: Sums, pixel: int) -> list[Expr]:
+        """Counts of the channels of one pixel."""
         return [
             cast("int32", 4, bits_as("uint16", 4, part(register.get(), first, 4)))
             for (register,) in sums[pixel]
             for first in (0, 4)
         ]
-
-
-def count_bias(weight: np.ndarray) -> np.ndarray:
-    """int64 ``[O]``: what an output is if no bit differs."""
-    flat = weight.reshape(len(weight), -1).astype(np.int64)
-    return (flat.shape[1] + flat.sum(axis=1)) // 2

@@ -15,6 +15,7 @@ from tvmquant.schedules.neon.bits import BitSource, Count
 from tvmquant.schedules.neon.emit import emit_prim_func
 from tvmquant.schedules.neon.expand import make_expansion
 from tvmquant.schedules.neon.packing import pack_codes
+from tvmquant.schedules.neon.pairs import DEPTH, Pairs, PairSource
 from tvmquant.schedules.neon.plan import Plan
 from tvmquant.schedules.neon.source import Source
 from tvmquant.schedules.neon.steps import Dot, Half, Long, Matrix, Step
@@ -26,19 +27,21 @@ from tvmquant.targets.device import Device
 
 # Instruction sets of ``Device.isa``, and the steps of each that are worth trying at all.
 _STEPS = {
-    "neon": ("smlal", "mla", "cnt"),
+    "neon": ("smlal", "sadalp", "mla", "cnt"),
     "neon_dotprod": ("sdot", "mla", "cnt"),
     "neon_i8mm": ("usmmla", "sdot", "mla", "cnt"),
 }
 
+# So many weights of 8 bits may take two bytes each in memory.
+_FEW = 1 << 18
 # On processors with dot products a multiplication of words takes as long as two of those.
 _SLOW = {"mla": 2.0}
 
 
-def make_step(name: str, workload: Workload) -> Step | None:
+def make_step(name: str, workload: Workload, compact: bool = False) -> Step | None:
     """The step of that name, None where its sums are not proven exact."""
     if name == "smlal":
-        return Long(workload.w_bits)
+        return Long(workload.w_bits, math.prod(workload.w_shape) <= _FEW and not compact)
     if name == "mla":
         step = Half(workload.x_bits, workload.w_bits)
         narrow = workload.w_bits < 8 and step.limit >= 2 * step.turn
@@ -47,8 +50,8 @@ def make_step(name: str, workload: Workload) -> Step | None:
         single = workload.w_bits == workload.x_bits == 1
         depth = math.prod(workload.w_shape[1:])
         return Count() if single and depth < 1 << 16 else None
-    step = Dot(workload.w_bits) if name == "sdot" else Matrix(workload.w_bits)
-    return step
+    steps = {"sdot": Dot, "usmmla": Matrix, "sadalp": Pairs}
+    return steps[name](workload.w_bits)
 
 
 @dataclass(frozen=True)
@@ -65,12 +68,15 @@ class DirectKernel:
         Which multiply-add step; empty for the one that takes the fewest instructions.
     sizes : Sizes, optional
         Sizes that the tuner found.
+    compact : bool
+        Whether weights of 8 bits must not be widened at load time.
     """
 
     workload: Workload
     isa: str
     step_name: str = ""
     sizes: Sizes | None = None
+    compact: bool = False
 
     @property
     def name(self) -> str:
@@ -81,7 +87,7 @@ class DirectKernel:
             numbers = (*w.strides, *w.padding, *w.dilation, w.groups)
             parts.append("_".join(map(str, numbers)))
         parts += [f"w{w.w_bits}a{w.x_bits}", w.requantize, self.plan.step.name]
-        return "_".join(parts)
+        return "_".join([*parts, "compact"] if self.compact else parts)
 
     @property
     def label(self) -> str:
@@ -94,13 +100,16 @@ class DirectKernel:
         geometry = Geometry.of(self.workload)
         found = {}
         for name in _STEPS[self.isa]:
-            step = make_step(name, self.workload)
+            step = make_step(name, self.workload, self.compact)
             odd = geometry.out[0] * geometry.out[1] < (step.pixels if step else 1)
             if step is None or odd:
                 continue
             source: Source | None = Source(geometry, step.x_dtype)
             if isinstance(step, Count):
                 source = BitSource.of(self.workload)
+            if isinstance(step, Pairs):
+                whole = geometry.group_channels % DEPTH == 0
+                source = PairSource(geometry, step.x_dtype) if whole else None
             if source is not None:
                 found[name] = (step, source)
         return found
@@ -194,6 +203,16 @@ class DirectKernel:
 
 @register_rule("conv2d", 5)
 @register_rule("matmul", 5)
-def direct(workload: Workload, device: Device) -> Kernel | None:
+def direct(workload: Workload, device: Device) -> DirectKernel | None:
     """Direct kernel for every dense integer layer on 64-bit ARM."""
     return DirectKernel(workload, device.isa) if device.isa in _STEPS else None
+
+
+@register_rule("conv2d", 4)
+@register_rule("matmul", 4)
+def direct_compact(workload: Workload, device: Device) -> Kernel | None:
+    """The same without expanded weights, where that is another kernel."""
+    kernel = direct(workload, device)
+    if kernel is None or workload.w_bits < 8 or kernel.expansion() is None:
+        return None
+    return replace(kernel, compact=True)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tvmquant.schedules.neon.bits import Count, count_bias
+from tvmquant.schedules.neon.bits import Count
 from tvmquant.schedules.neon.packing import packed_size
 from tvmquant.schedules.neon.source import Source
 from tvmquant.schedules.neon.steps import Step
@@ -55,8 +55,8 @@ class Plan:
 
     @property
     def expands(self) -> bool:
-        """Whether weights are unpacked at load time."""
-        return self.workload.w_bits < 8 and not self.counts
+        """Whether weights are unpacked or widened at load time."""
+        return (self.workload.w_bits < 8 or self.step.w_dtype == "int16") and not self.counts
 
     @property
     def weight_count(self) -> int:
@@ -95,10 +95,6 @@ class Plan:
         return np.pad(rows, ((0, 0), (0, self.group_lanes - rows.shape[1]))).reshape(-1)
 
     def bias(self, weight: np.ndarray, bias: np.ndarray) -> np.ndarray:
-        """int32 bias with what the offset of the activations takes away, modulo 2**32."""
-        if self.counts:
-            total = bias.astype(np.int64) + count_bias(weight)
-        else:
-            sums = weight.astype(np.int64).reshape(len(weight), -1).sum(axis=1)
-            total = bias.astype(np.int64) + self.source.offset * sums
+        """int32 bias with what the form of the activations takes away, modulo 2**32."""
+        total = bias.astype(np.int64) + self.source.constant(weight)
         return self.outputs((total & 0xFFFFFFFF).astype(np.uint32).view(np.int32))

@@ -40,11 +40,6 @@ class Source:
     # Values of the input in one of the workspace's.
     per: ClassVar[int] = 1
 
-    @property
-    def offset(self) -> int:
-        """What was subtracted from the stored values."""
-        return 128 if self.dtype == "int8" else 0
-
     @cached_property
     def merged(self) -> bool:
         """Whether a run covers all columns of the filter."""
@@ -82,12 +77,21 @@ class Source:
         return row * (sh * self.size[1] * g.channels) + column * (sw * g.channels)
 
     def fill(self, zero_point: Expr) -> Expr:
-        """What padding holds, for an int32 zero point."""
+        """What :meth:`padding` needs to know, computed once."""
         return _convert(self.dtype, tirx.Cast("uint8", zero_point), 1)
+
+    def padding(self, fill: Expr, lanes: int) -> Expr:
+        """``lanes`` neighbouring values of padding."""
+        return broadcast(fill, lanes)
 
     def read(self, x: Expr, at: Expr, lanes: int) -> Expr:
         """``lanes`` neighbouring values of the workspace, from the input at ``at``."""
         return _convert(self.dtype, load(x, at, lanes), lanes)
+
+    def constant(self, weight: np.ndarray) -> np.ndarray:
+        """int64 ``[O]``: what the form of the activations takes away from every output."""
+        sums = weight.astype(np.int64).reshape(len(weight), -1).sum(axis=1)
+        return sums * (128 if self.dtype == "int8" else 0)
 
     def weights(self, weight: np.ndarray) -> np.ndarray:
         """int8 ``[groups, outputs, runs, run]`` of weights ``[O, KH, KW, C]`` or ``[O, K]``."""
@@ -126,10 +130,10 @@ def emit_copy(
     fill = T.bind(source.fill(zero_point))
 
     def fill_pixels(start: Expr, count: int) -> None:
-        def constant(_: Expr, lanes: int) -> Expr:
-            return broadcast(fill, lanes)
+        def values(_: Expr, lanes: int) -> Expr:
+            return source.padding(fill, lanes)
 
-        _sweep(work, start, count * channels, constant)
+        _sweep(work, start, count * channels, values)
 
     def copy_row(row: Expr) -> None:
         start = T.bind(row * (columns * channels))

@@ -45,7 +45,11 @@ class Step:
     pixels : int
         A tile's number of pixels is a multiple of this.
     limit : int
-        Values that a sum may add before it is moved to int32; 0 if it is int32.
+        Values that a sum may add before it is moved to int32; 0 for no limit.
+    sum_dtype : str
+        Of the accumulators.
+    negative : bool
+        Whether sums start from zero and are subtracted from the bias, else they start from it.
     """
 
     name: str
@@ -57,6 +61,7 @@ class Step:
     pixels: int = 1
     limit: int = 0
     sum_dtype: str = "int32"
+    negative: bool = False
 
     def __init__(self, w_bits: int = 8) -> None:
         self.w_bits = w_bits
@@ -160,9 +165,9 @@ class _Words(Step):
 
     x_dtype, lanes, depth, turn = "int16", 8, 1, 8
 
-    def __init__(self, w_bits: int = 8) -> None:
+    def __init__(self, w_bits: int = 8, wide: bool = False) -> None:
         super().__init__(w_bits)
-        self.w_dtype = "int8" if w_bits == 8 else "int16"
+        self.w_dtype = "int16" if wide or w_bits < 8 else "int8"
 
     def _weights(self, w: Expr, at: Expr, vectors: int) -> list[Expr]:
         if self.w_dtype == "int16":
@@ -185,7 +190,14 @@ class _Words(Step):
 
 
 class Long(_Words):
-    """``smlal``: exact for any values."""
+    """``smlal``: exact for any values.
+
+    Parameters
+    ----------
+    w_bits : int
+    wide : bool
+        Whether weights of 8 bits are widened at load time instead of in every tile.
+    """
 
     name = "smlal"
 

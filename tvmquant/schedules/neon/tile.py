@@ -9,7 +9,6 @@ from tvm import tirx
 from tvm.tirx.script import builder as T
 
 from tvmquant.schedules.linear.tir import Expr, i64, load, splat, store
-from tvmquant.schedules.neon.bits import Count
 from tvmquant.schedules.neon.epilogue import Epilogue
 from tvmquant.schedules.neon.plan import Plan
 from tvmquant.schedules.neon.steps import Half, Sums
@@ -65,13 +64,13 @@ class Tile:
         base = T.bind(lane * self.plan.channel_weights)
         if isinstance(step, Half):
             results = self._short(step, sums, x_at, base, lane)
-        elif isinstance(step, Count):
+        elif step.negative:
             self._zero(sums, 0)
             self._all_runs(sums, x_at, base)
             results = [
                 [
                     wrapping("sub", 32, 4, load(self.bias, lane + 4 * quad, 4), value)
-                    for quad, value in enumerate(step.differing(sums, i))
+                    for quad, value in enumerate(step.results(sums, i))
                 ]
                 for i in range(len(self._pixels))
             ]
@@ -197,7 +196,7 @@ class Tile:
     def _clear(self, step: Half, sums: Sums, values: int) -> None:
         self._zero(sums, step.start(values))
 
-    @staticmethod
-    def _zero(sums: Sums, value: int) -> None:
+    def _zero(self, sums: Sums, value: int) -> None:
+        dtype = self.plan.step.sum_dtype
         for register in (register for row in sums for vector in row for register in vector):
-            register.set(splat("int16", value, 8))
+            register.set(splat(dtype, value, register.lanes))
