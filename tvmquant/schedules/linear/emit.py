@@ -15,6 +15,7 @@ from tvm.script.ir_builder import IRBuilder
 from tvm.tirx.script import builder as T
 
 from tvmquant.schedules.linear.epilogue import PARAM_DTYPES, Epilogue, make_epilogue
+from tvmquant.schedules.linear.gathered import GatheredInput, emit_gather
 from tvmquant.schedules.linear.microkernel import Microkernel
 from tvmquant.schedules.linear.plan import Plan
 from tvmquant.schedules.linear.strips import Patch, Strip
@@ -118,6 +119,8 @@ class Nest:
         """Emit the copy of an image that begins at ``x_base`` into the workspace."""
         plan = self.plan
         emit_copy(plan.input, self.x, x_base, work, x_zero_point, plan.tiling.parallel)
+        if isinstance(plan.input, GatheredInput):
+            emit_gather(plan.input, work, plan.tiling.parallel)
 
     def tile(self, reads: Expr, vectors: tuple[int, ...], valid: int, patch: Patch) -> Microkernel:
         """The register tile that computes ``valid`` channels in ``vectors``."""

@@ -17,6 +17,9 @@ import numpy as np
 from tvmquant.schedules.linear.strips import Axis, Patch, Strip, Sweep, merged
 from tvmquant.schedules.workload import Workload
 
+# Bytes that are copied in half a cycle.
+_COPIED = 8
+
 
 @dataclass(frozen=True)
 class Geometry:
@@ -206,7 +209,17 @@ class InputPlan:
 
     def sweeps(self, patch: Patch) -> list[Sweep]:
         """The reduction of a tile."""
-        return patch.sweeps(self.steps // self.geometry.kernel[0], self.trim[1])
+        return patch.sweeps(self.sweep_steps, self.trim[1])
+
+    @property
+    def sweep_steps(self) -> int:
+        """Steps of a row of the filter."""
+        return self.steps // self.geometry.kernel[0]
+
+    @property
+    def copy_cost(self) -> float:
+        """Half cycles of the copy into the workspace, roughly."""
+        return self.size[0] * self.size[1] * self.channels / _COPIED if self.copied else 0
 
     @cached_property
     def size(self) -> tuple[int, int]:

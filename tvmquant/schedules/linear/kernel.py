@@ -12,6 +12,7 @@ from tvmquant.schedules.linear import isa as instruction_sets
 from tvmquant.schedules.linear import tiling
 from tvmquant.schedules.linear.cost import cycles
 from tvmquant.schedules.linear.emit import emit_prim_func
+from tvmquant.schedules.linear.gathered import GatheredInput
 from tvmquant.schedules.linear.geometry import Geometry, InputPlan
 from tvmquant.schedules.linear.packing import border_sums, pack_outputs, pack_weights
 from tvmquant.schedules.linear.plan import Plan
@@ -73,8 +74,9 @@ class DenseKernel:
                 isa = instruction_sets.InstructionSet()
                 source = InputPlan(geometry, isa.step, isa.x_dtype)
         best = None
-        for trim in source.trims(8 // w.w_bits):
-            plan = replace(source, trim=trim)
+        sources = [replace(source, trim=trim) for trim in source.trims(8 // w.w_bits)]
+        gathered = GatheredInput.of(source)
+        for plan in [*sources, gathered] if gathered else sources:
             cost, tiles = tiling.priced(plan, isa, w.w_bits, self.sizes)
             if best is None or cost < best[0]:
                 best = cost, Plan(w, isa, plan, tiles)

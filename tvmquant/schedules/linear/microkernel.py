@@ -166,7 +166,7 @@ class Microkernel:
                 self._flush(sums, acc)
 
         span = isa.flush // per if isa.flush else 0
-        row_steps = plan.input.steps // plan.input.geometry.kernel[0]
+        row_steps = plan.input.sweep_steps
         for sweep in plan.input.sweeps(self.patch):
             parts, rows = sweep.parts, sweep.end - sweep.start
             if len(parts) == 1 and parts[0].count == row_steps and not sweep.ranges:

@@ -27,12 +27,11 @@ _MAX_TILE = 12  # pixels or vectors: bounds the code of one tile
 _SPILL = 2
 _WORTH = 2.0
 # Half cycles: to begin a segment, and for a multiplication in the code, which has to come from
-# memory once; bytes that are copied to the workspace in one.
+# memory once.
 _SEGMENT = 10
 _CODE = 20
 # Multiplications in the code of all kinds of tiles: TVM takes seconds over more.
 _MAX_CODE = 400
-_COPIED = 8
 
 
 @dataclass(frozen=True)
@@ -304,8 +303,7 @@ def _cost(
     code *= 8 // max(w_bits, 2)
     if len(work) > 1 and code > _MAX_CODE:
         return math.inf
-    copied = plan.size[0] * plan.size[1] * plan.channels / _COPIED if plan.copied else 0
-    return sum(each[vectors] for vectors in blocks) + copied + _CODE * code
+    return sum(each[vectors] for vectors in blocks) + plan.copy_cost + _CODE * code
 
 
 def _tile_cost(
