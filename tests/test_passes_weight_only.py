@@ -1,6 +1,7 @@
 """Weight-only layers from the float graph to the compiled model."""
 
 import warnings
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,8 +14,9 @@ from tvmquant.compiler import SyntheticCalibrationWarning
 from tvmquant.graph import Graph, const_value
 from tvmquant.interpreter import Interpreter
 from tvmquant.ops import is_op
+from tvmquant.passes import weight_only
 from tvmquant.passes.pipeline import to_integers
-from tvmquant.recipe import LayerRule, Recipe
+from tvmquant.recipe import LayerRule, QuantSpec, Recipe
 
 DEPTH, HIDDEN, OUTPUTS = 200, 96, 40
 RNG = np.random.default_rng(0)
@@ -91,6 +93,26 @@ def test_groups_and_bias_are_where_they_belong():
     assert int(first.attrs["group_size"]) == 32
     whole = products(realized(quantized("w4a16", recipe=Recipe.for_bits("w4a16", group_size=None))))
     assert const_value(whole[0].args[2]).shape == (HIDDEN, 1)
+
+
+@pytest.mark.parametrize("group_size", [None, 16])
+def test_weights_quantized_in_pieces_are_the_same(group_size, monkeypatch):
+    recipe = Recipe.for_bits("w4a16", group_size=group_size)
+    monkeypatch.setattr(weight_only, "_PIECE", 1)
+    pieces = products(realized(quantized("w4a16", recipe=recipe)))
+    monkeypatch.setattr(weight_only, "_PIECE", 1 << 30)
+    whole = products(realized(quantized("w4a16", recipe=recipe)))
+    for one, other in zip(pieces, whole, strict=True):
+        for index in (1, 2):
+            a, b = const_value(one.args[index]), const_value(other.args[index])
+            np.testing.assert_array_equal(a, b)
+
+
+def test_one_scale_for_the_whole_weight():
+    spec = QuantSpec(4, symmetric=True, granularity="per_tensor", estimator="mse")
+    recipe = replace(Recipe.for_bits("w4a16"), weights=spec, group_size=None)
+    first, _ = products(realized(quantized("w4a16", recipe=recipe)))
+    assert len(np.unique(const_value(first.args[2]))) == 1
 
 
 def test_one_layer_of_an_integer_network():

@@ -23,6 +23,9 @@ from tvmquant.ops.weight_only import WEIGHT_ONLY, weight_only_matmul
 from tvmquant.passes.fold_affine import is_linear, per_channel
 from tvmquant.recipe import WEIGHT_ESTIMATOR, Recipe
 
+# Weights that are quantized at a time: the search for their scales passes over them many times.
+_PIECE = 1 << 17
+
 
 def quantize_weights(mod: tvm.IRModule, recipe: Recipe) -> tvm.IRModule:
     """Quantize the weights of the matrix products that keep float activations.
@@ -57,22 +60,34 @@ def _quantized(weight: np.ndarray, bits: int, recipe: Recipe) -> relax.Call:
         estimator = WEIGHT_ESTIMATOR if bits == 8 else "mse"
     else:
         estimator = spec.estimator
-    common = {"bits": bits, "estimator": estimator}
-    size = recipe.group_size
-    if size is None or size >= depth:
-        q, scale = quantize_weight(weight, axis=1, granularity=spec.granularity, **common)
-        scale = np.broadcast_to(scale, (1, outputs))
-        size = depth
+    size = recipe.group_size or depth
+    if size >= depth and spec.granularity == "per_tensor":
+        q, scale = quantize_weight(
+            weight, bits=bits, axis=1, granularity="per_tensor", estimator=estimator
+        )
+        scale, size = np.broadcast_to(scale, (1, outputs)), depth
     else:
+        size = min(size, depth)
         groups = -(-depth // size)
         padded = np.pad(weight, ((0, groups * size - depth), (0, 0)))
         rows = padded.reshape(groups, size, outputs).transpose(0, 2, 1).reshape(-1, size)
-        q, scale = quantize_weight(rows, axis=0, **common)
+        q, scale = _quantize_rows(rows, bits, estimator)
         q = q.reshape(groups, outputs, size).transpose(0, 2, 1).reshape(-1, outputs)[:depth]
         scale = scale.reshape(groups, outputs)
     zero = np.zeros(scale.shape, np.int8)
     constants = (relax.const(np.ascontiguousarray(a)) for a in (q, scale, zero))
     return dequantize(*constants, bits=bits, axis=0, block_size=size)
+
+
+def _quantize_rows(rows: np.ndarray, bits: int, estimator: str) -> tuple[np.ndarray, np.ndarray]:
+    """One scale a row, as :func:`quantize_weight`, in pieces that stay in the cache."""
+    count = max(1, _PIECE // rows.shape[1])
+    pieces = [
+        quantize_weight(rows[i : i + count], bits=bits, axis=0, estimator=estimator)
+        for i in range(0, len(rows), count)
+    ]
+    q, scale = zip(*pieces)
+    return np.concatenate(q), np.concatenate(scale)
 
 
 def lower_weight_only(builder: Builder, call: relax.Call, name: str) -> Any:
