@@ -100,13 +100,13 @@ def to_markdown(report: dict[str, Any]) -> str:
     return "\n".join(text) + "\n"
 
 
-def write_layers(report: dict[str, Any], folder: Path) -> None:
-    """``layers.json``, ``layers.md`` and ``layers.png``."""
+def write_layers(report: dict[str, Any], folder: Path, suffix: str = "") -> None:
+    """``layers.json``, ``layers.md`` and ``layers.png``, with a suffix."""
     folder.mkdir(parents=True, exist_ok=True)
     text = json.dumps(report, indent=1, ensure_ascii=False)
-    (folder / "layers.json").write_text(text + "\n", encoding="utf-8")
-    (folder / "layers.md").write_text(to_markdown(report), encoding="utf-8")
-    plot_layers(report, folder / "layers.png")
+    (folder / f"layers{suffix}.json").write_text(text + "\n", encoding="utf-8")
+    (folder / f"layers{suffix}.md").write_text(to_markdown(report), encoding="utf-8")
+    plot_layers(report, folder / f"layers{suffix}.png")
 
 
 def plot_layers(report: dict[str, Any], path: Path) -> None:

@@ -1,6 +1,7 @@
 """Single layers: kernels of tvmquant against one-node graphs of the other engines.
 
-python -m benchmarks.layers writes layers.json, layers.md and layers.png.
+python -m benchmarks.layers writes layers.json, layers.md and layers.png; with --isa avx2
+layers_avx2.json and so on.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from typing import Any
 import click
 from rich.console import Console
 
+from benchmarks import limits
 from benchmarks.layer_cases import LAYERS, Layer
 from benchmarks.models import parse_bits_option
 
@@ -31,10 +33,16 @@ TINY = Layer("call", "matmul", 1, 0, 16, 16)
 @click.option("--threads", default=1, type=click.IntRange(1))
 @click.option("--only", default="", help="Layers whose name or group contains this.")
 @click.option("--peers/--no-peers", default=True, help="Measure the other engines too.")
+@click.option(
+    "--isa", default="host", type=click.Choice(list(limits.ISAS)), help="As on a lesser processor."
+)
 @click.option("-o", "out", default="benchmarks/results", type=click.Path(path_type=Path))
-def main(bits: list[str], rounds: int, threads: int, only: str, peers: bool, out: Path) -> None:
+def main(
+    bits: list[str], rounds: int, threads: int, only: str, peers: bool, isa: str, out: Path
+) -> None:
     """Measure single layers in GOP/s and as a fraction of the measured instruction peak."""
     os.environ["TVM_NUM_THREADS"] = str(threads)
+    limits.limit(isa)
     layers = [layer for layer in LAYERS if only in layer.name or only == layer.group]
     if not layers:
         raise click.UsageError(f"no layer is called {only!r}; groups: {_groups()}")
@@ -50,7 +58,8 @@ def main(bits: list[str], rounds: int, threads: int, only: str, peers: bool, out
         "machine": describe_machine(),
         "versions": versions(),
         "settings": {"rounds": rounds, "inner": INNER, "threads": threads},
-        "peaks": measure_peaks(),
+        "peaks": measure_peaks(limits.device()),
+        "isa": isa,
         "call_us": {},
         "layers": [],
     }
@@ -64,9 +73,10 @@ def main(bits: list[str], rounds: int, threads: int, only: str, peers: bool, out
         console.print(layer.name, highlight=False)
         result = measure_layer(layer, bits, rounds, threads, peers, report["call_us"])
         report["layers"].append(result)
-        write_layers(report, out)
+        write_layers(report, out, limits.suffix(isa))
     console.print(layer_table(report))
-    console.print(f"wrote layers.json, layers.md and layers.png to {out}", highlight=False)
+    stem = f"layers{limits.suffix(isa)}"
+    console.print(f"wrote {stem}.json, {stem}.md and {stem}.png to {out}", highlight=False)
 
 
 def _groups() -> str:

@@ -9,6 +9,8 @@ from typing import Any
 
 import psutil
 
+from benchmarks import limits
+
 PACKAGES = (
     "tvmquant",
     "apache-tvm",
@@ -25,9 +27,7 @@ PACKAGES = (
 
 def describe_machine() -> dict[str, Any]:
     """Processor, instruction-set features that steer kernels, cores, memory, load, system."""
-    from tvmquant.targets import get_device
-
-    device = get_device("host")
+    device = limits.device()
     return {
         "cpu": cpu_model(),
         "isa": device.isa,

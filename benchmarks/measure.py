@@ -15,6 +15,7 @@ import psutil
 from benchmarks.accuracy import compare
 from benchmarks.analysis import summarize_profile
 from benchmarks.case import Case
+from benchmarks.limits import obeys
 from benchmarks.peers.base import Contender, Unavailable
 from benchmarks.peers.onnxruntime import OrtSession, first_line
 from benchmarks.timing import SETTLE_SECONDS, interleave
@@ -51,10 +52,10 @@ def measure_model(
         row = rows[contender.name]
         if contender.engine == "tvmquant" and "reason" not in row:
             model = built[contender.name]
-            row["weight_bytes"] = model.manifest.weight_bytes
-            row["expanded_bytes"] = getattr(model.manifest, "expanded_bytes", 0)
             say(f"profiling {contender.name}")
             profile = model.profile(case.inputs, repeats=min(20, rounds), threads=1)
+            row["footprint"] = asdict(profile.footprint)
+            row["model_mb"] = profile.footprint.resident_bytes / 1e6
             row["profile"] = summarize_profile(profile, peaks)
     return {
         "name": case.name,
@@ -72,6 +73,7 @@ def _row(contender: Contender) -> dict[str, Any]:
         "engine": contender.engine,
         "precision": contender.precision,
         "variant": contender.variant,
+        "obeys": obeys(contender.engine),
         "times": {},
     }
 
@@ -139,4 +141,5 @@ def _load(contender: Contender, built: Any, case: Case, threads: int, row: dict[
     # Includes the first run, when engines transform weights and reserve memory.
     row.setdefault("load_s", time.perf_counter() - start)
     row.setdefault("memory_mb", max(0, process.memory_info().rss - before) / 1e6)
+    row.setdefault("kernels", getattr(session, "kernels", dict)())
     return session

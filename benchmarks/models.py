@@ -1,6 +1,7 @@
 """Whole models: tvmquant at every precision against the other engines.
 
-python -m benchmarks.models MODEL... writes models.json, models.md and models.png.
+python -m benchmarks.models MODEL... writes models.json, models.md and models.png; with --isa avx2
+models_avx2.json and so on.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from typing import Any
 import click
 from rich.console import Console
 
-from benchmarks import zoo
+from benchmarks import limits, zoo
 
 ENGINES = ("tvmquant", "onnxruntime", "openvino", "ncnn", "mnn", "litert")
 File = click.Path(exists=True, path_type=Path)
@@ -73,14 +74,18 @@ def _engines(context: Any, param: Any, text: str) -> list[str]:
 @click.option("--threads", default="1,2", callback=_threads, help="Numbers of threads.")
 @click.option("--rounds", default=30, type=click.IntRange(1), help="Turns of every contender.")
 @click.option("--engines", default=",".join(ENGINES), callback=_engines, help="Who takes part.")
+@click.option(
+    "--isa", default="host", type=click.Choice(list(limits.ISAS)), help="As on a lesser processor."
+)
 @click.option("-o", "out", default="benchmarks/results", type=click.Path(path_type=Path))
-def main(models: tuple[str, ...], out: Path, **options: Any) -> None:
+def main(models: tuple[str, ...], isa: str, out: Path, **options: Any) -> None:
     """Measure MODELs: ONNX files, or resnet18, resnet50, mobilenetv2 (random weights)."""
     for model in models:
         if model not in zoo.NAMES and not Path(model).is_file():
             raise click.UsageError(f"no file {model}; names: {', '.join(zoo.NAMES)}")
     # Read once, when TVM's pool of threads starts.
     os.environ["TVM_NUM_THREADS"] = str(options["threads"][-1])
+    limits.limit(isa)
     console = Console()
     console = console if console.is_terminal else Console(width=120)
     report = _describe(options)
@@ -94,8 +99,9 @@ def main(models: tuple[str, ...], out: Path, **options: Any) -> None:
             console.print(f"  {note}", highlight=False)
         report["models"].append(result)
         # After every model: what is measured survives an interruption.
-        write_report(report, out)
-    console.print(f"wrote models.json, models.md and models.png to {out}", highlight=False)
+        write_report(report, out, limits.suffix(isa))
+    stem = f"models{limits.suffix(isa)}"
+    console.print(f"wrote {stem}.json, {stem}.md and {stem}.png to {out}", highlight=False)
 
 
 def _describe(options: dict[str, Any]) -> dict[str, Any]:
@@ -106,8 +112,9 @@ def _describe(options: dict[str, Any]) -> dict[str, Any]:
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "machine": describe_machine(),
         "versions": versions(),
+        "isa": limits.limited(),
         "settings": {key: options[key] for key in ("bits", "threads", "rounds", "engines")},
-        "peaks": measure_peaks(),
+        "peaks": measure_peaks(limits.device()),
         "models": [],
     }
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks import limits
 from benchmarks.layer_data import OUT_ZERO_POINT, X_ZERO_POINT, LayerData
 
 
@@ -25,9 +26,8 @@ class OurLayer:
 
         from tvmquant import reference
         from tvmquant.schedules.selection import KernelTable, expansion_of, label_of
-        from tvmquant.targets import get_device
 
-        device = get_device("host")
+        device = limits.device()
         workload = _workload(data)
         kernel = KernelTable(device)[workload]
         self.label = label_of(kernel)

@@ -12,11 +12,14 @@ OURS = "tvmquant"
 
 
 def best_int8_peer(model: dict[str, Any], threads: int) -> dict[str, Any] | None:
-    """Fastest int8 contender other than tvmquant, at so many threads."""
+    """Fastest int8 contender other than tvmquant that keeps to the limit, at so many threads."""
     peers = [
         row
         for row in model["rows"]
-        if row["engine"] != OURS and row["precision"] == "int8" and str(threads) in row["times"]
+        if row["engine"] != OURS
+        and row["precision"] == "int8"
+        and row.get("obeys", True)
+        and str(threads) in row["times"]
     ]
     return min(peers, key=lambda row: cost(row, threads), default=None)
 
@@ -54,12 +57,12 @@ def columns(model: dict[str, Any]) -> list[str]:
     headers.append("cosine")
     if _has_top1(model):
         headers.append("top-1")
-    return [*headers, "build s", "load s", "memory MB"]
+    return [*headers, "build s", "load s", "memory MB", "model MB"]
 
 
 def cells(model: dict[str, Any], row: dict[str, Any]) -> list[str]:
     """One contender's line, in the order of :func:`columns`."""
-    line = [row["name"]]
+    line = [shown(row)]
     for threads in model["threads"]:
         times = row["times"].get(str(threads))
         if times is None:
@@ -74,7 +77,12 @@ def cells(model: dict[str, Any], row: dict[str, Any]) -> list[str]:
     if _has_top1(model):
         line.append("" if row.get("top1") is None else f"{row['top1']:.1%}")
     line += [number(row.get("build_s"), 1), number(row.get("load_s"))]
-    return [*line, number(row.get("memory_mb"), 0)]
+    return [*line, number(row.get("memory_mb"), 0), number(row.get("model_mb"), 1)]
+
+
+def shown(row: dict[str, Any]) -> str:
+    """Name of a contender, with a word about one that uses more of the processor."""
+    return row["name"] if row.get("obeys", True) else f"{row['name']} (not limited)"
 
 
 def number(value: float | None, digits: int = 2) -> str:
@@ -117,7 +125,7 @@ def model_table(model: dict[str, Any]) -> Table:
 
 def _terminal_cells(model: dict[str, Any], row: dict[str, Any]) -> list[str]:
     full = dict(zip(columns(model), cells(model, row)))
-    line = [row["name"]]
+    line = [shown(row)]
     for threads in model["threads"]:
         if str(threads) not in row["times"]:
             line += [""] * 3
@@ -209,12 +217,12 @@ def profile_lines(model: dict[str, Any]) -> list[str]:
     return ["", "Where the time of tvmquant goes:", "", *lines] if lines else []
 
 
-def write_report(report: dict[str, Any], folder: Path) -> None:
-    """``models.json``, ``models.md`` and ``models.png``."""
+def write_report(report: dict[str, Any], folder: Path, suffix: str = "") -> None:
+    """``models.json``, ``models.md`` and ``models.png``, with a suffix."""
     from benchmarks.plot import plot_models
 
     folder.mkdir(parents=True, exist_ok=True)
     text = json.dumps(report, indent=1, ensure_ascii=False)
-    (folder / "models.json").write_text(text + "\n", encoding="utf-8")
-    (folder / "models.md").write_text(to_markdown(report), encoding="utf-8")
-    plot_models(report, folder / "models.png")
+    (folder / f"models{suffix}.json").write_text(text + "\n", encoding="utf-8")
+    (folder / f"models{suffix}.md").write_text(to_markdown(report), encoding="utf-8")
+    plot_models(report, folder / f"models{suffix}.png")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
+from collections import Counter
 from typing import Any
 
 import numpy as np
@@ -45,6 +46,15 @@ class OpenVinoSession:
 
     def run(self) -> Any:
         return self.request.infer()
+
+    def kernels(self) -> dict[str, int]:
+        """How often the plugin chose which primitive for convolutions and matrix products."""
+        found: Counter[str] = Counter()
+        for node in self.compiled.get_runtime_model().get_ops():
+            info = node.get_rt_info()
+            if info["layerType"].value in ("Convolution", "GroupConvolution", "FullyConnected"):
+                found[info["primitiveType"].value] += 1
+        return dict(found)
 
 
 def _float(case: Case) -> Any:

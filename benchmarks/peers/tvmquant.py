@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks import limits
 from benchmarks.case import Case, Inputs
 from benchmarks.peers.base import Contender
 
@@ -29,6 +30,7 @@ def _build(bits: str, case: Case) -> Any:
 
     return tvmquant.compile(
         str(case.path),
+        limits.device(),
         bits=bits,
         calibration=case.samples,
         input_shapes={name: array.shape for name, array in case.inputs.items()},
