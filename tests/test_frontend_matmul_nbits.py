@@ -66,6 +66,7 @@ def test_weights_keep_their_bits(bits):
     compiled = check(*nbits_model((1, 256), 64, bits, 32))
     (layer,) = (layer for layer in compiled.manifest.layers if layer.macs)
     assert (layer.weight_bits, layer.name) == (bits, "fc")
+    assert compiled.precision == f"w{bits}a32"
 
 
 def test_blocked_dequantize_before_a_matmul():

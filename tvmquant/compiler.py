@@ -28,9 +28,9 @@ from tvmquant.layers import describe_layers
 from tvmquant.ops.integer import shape_of
 from tvmquant.passes.calibrate import Progress
 from tvmquant.passes.pipeline import is_quantized, to_device, to_integers, to_qdq
-from tvmquant.recipe import Recipe
+from tvmquant.recipe import FLOAT_BITS, Recipe
 from tvmquant.recipes import find_recipe
-from tvmquant.runtime import CompiledModel, Manifest, TensorInfo, current_versions
+from tvmquant.runtime import CompiledModel, LayerInfo, Manifest, TensorInfo, current_versions
 from tvmquant.schedules.selection import KernelTable
 from tvmquant.schedules.space import TuningDatabase
 from tvmquant.targets import Device, get_device
@@ -229,13 +229,14 @@ def _build(
     if progress:
         progress("build", 1, 1)
     function = lowered["main"]
+    layers = describe_layers(packed, lowered)
     manifest = Manifest(
         inputs=tuple(
             TensorInfo(info.name, tuple(info.shape), info.dtype) for info in quantized.inputs
         ),
         outputs=_outputs(function, quantized.output_names),
-        layers=describe_layers(packed, lowered),
-        precision=_precision(quantized),
+        layers=layers,
+        precision=_precision(quantized, layers),
         recipe=quantized.recipe.to_dict(),
         target=device.name,
         target_json=device.target_json,
@@ -269,5 +270,13 @@ def _outputs(function: relax.Function, names: Sequence[str]) -> tuple[TensorInfo
     return tuple(infos)
 
 
-def _precision(quantized: QuantizedModel) -> str:
-    return quantized.recipe.precision if is_quantized(quantized.mod) else "float32"
+def _precision(quantized: QuantizedModel, layers: Sequence[LayerInfo]) -> str:
+    recipe = quantized.recipe
+    if not is_quantized(quantized.mod):
+        return "float32"
+    pairs = {(la.weight_bits, la.activation_bits) for la in layers if la.macs and la.weight_bits}
+    weight_only = bool(pairs) and all(bits in FLOAT_BITS for _, bits in pairs)
+    if weight_only and recipe.activations.bits not in FLOAT_BITS:
+        # A model that came with quantized weights only: no recipe knew of it.
+        return "w{}a{}".format(*min(pairs))
+    return recipe.precision
