@@ -19,6 +19,7 @@ import tvmquant
 from tvmquant.cli import main
 from tvmquant.errors import BundleError, InputError
 from tvmquant.runtime import CompiledModel
+from tvmquant.runtime.bundle import elf_architecture
 from tvmquant.runtime.export import export_bundle, exported_bytes
 from tvmquant.runtime.libraries import LIBRARIES, runtime_libraries
 from tvmquant.runtime.runner import model_header
@@ -235,6 +236,23 @@ def test_the_runtime_must_fit_the_model(tiny_model, tmp_path):
     with pytest.raises(BundleError, match=f"is for riscv64, the model for {machine()}"):
         tiny_model.export(tmp_path / "out", runtime=tmp_path)
     assert not (tmp_path / "out").exists()
+
+
+def test_32_bit_arm_links_without_a_runtime(tmp_path):
+    pytest.importorskip("ziglang")
+    demo = str(files("tvmquant") / "assets" / "demo.onnx")
+    model = tvmquant.compile(demo, target="armv7l", bits="w2a2")
+    with pytest.raises(BundleError, match=r"no runtime for arm: give --runtime PATH .* --no-run"):
+        model.export(tmp_path / "out")
+    bundle = model.export(tmp_path / "out", runtime=False)
+    assert [elf_architecture(bundle / name) for name in ("model.so", "run")] == ["arm", "arm"]
+
+
+def test_bundles_are_for_linux(tiny_build, tmp_path):
+    manifest = replace(tiny_build[1], target_json='{"mtriple": "arm64-apple-darwin"}')
+    model = CompiledModel(manifest, tiny_build[0].jit, lambda path: None)
+    with pytest.raises(InputError, match="bundles are for Linux, the model is for arm64-apple-dar"):
+        model.export(tmp_path / "out")
 
 
 def test_a_download_that_fails_names_the_ways_out(tmp_path, monkeypatch):

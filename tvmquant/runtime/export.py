@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
+import sys
 import tempfile
 from pathlib import Path
 
@@ -21,6 +23,7 @@ from tvmquant.runtime.manifest import Manifest
 from tvmquant.runtime.opening import open_bundle
 from tvmquant.runtime.runner import RUNNER, build_runner
 from tvmquant.runtime.save import MANIFEST, check_destination, save_folder
+from tvmquant.runtime.toolchain import machine
 
 README = "README"
 # For the device's own sha256sum: it has no Python that reads the manifest.
@@ -72,7 +75,7 @@ def export_bundle(
             "a compiled folder cannot become static, its library is linked already: export the "
             "model itself (ONNX) with --static"
         )
-    made_for = architecture(model.manifest) or ""
+    made_for = _linux_architecture(model.manifest)
     libraries = {}
     if runtime is not False:
         where = None if runtime is True else Path(runtime)
@@ -99,6 +102,13 @@ def export_bundle(
         write_manifest(staging, model.manifest)
 
     return save_folder(folder, fill)
+
+
+def _linux_architecture(manifest: Manifest) -> str:
+    triple = str(json.loads(manifest.target_json).get("mtriple", sys.platform))
+    if "linux" not in triple:
+        raise InputError(f"bundles are for Linux, the model is for {triple}: use save instead")
+    return architecture(manifest) or machine()
 
 
 def exported_bytes(folder: str | os.PathLike[str]) -> int:

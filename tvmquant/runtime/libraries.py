@@ -21,6 +21,7 @@ LIBRARIES = {
     "libtvm_ffi.so": ("apache-tvm-ffi", "tvm_ffi/lib/libtvm_ffi.so"),
     "libtvm_runtime.so": ("apache-tvm", "tvm/lib/libtvm_runtime.so"),
 }
+_PUBLISHED = ("aarch64", "x86_64")
 _GLIBC = ("manylinux_2_28", "manylinux_2_17", "manylinux2014")
 
 
@@ -75,6 +76,11 @@ def _installed(package: str, member: str) -> Path:
 
 
 def _downloaded(architecture: str) -> dict[str, Path]:
+    if architecture not in _PUBLISHED:
+        raise BundleError(
+            f"TVM publishes no runtime for {architecture}: give --runtime PATH (a folder with its "
+            "libraries) or --no-runtime"
+        )
     versions = "-".join(PINS[package] for package, _ in LIBRARIES.values())
     folder = cache_folder() / f"runtime-{versions}-{architecture}"
     if not folder.is_dir():
