@@ -15,14 +15,20 @@ from tvmquant.schedules.winograd.algorithms import ALGORITHMS, SMALL_ALGORITHMS
 from tvmquant.schedules.winograd.bounds import largest_weight
 from tvmquant.schedules.winograd.choose import METHODS, method
 
-METHOD_BITS = {"words": (8, 8), "bytes2": (4, 4), "bytes3": (2, 2), "bytes4": (1, 1)}
+METHOD_BITS = {
+    "bytes2": (4, 4),
+    "bytes3": (2, 2),
+    "bytes4": (1, 1),
+    "bytes23": (4, 2),
+    "bytes34": (2, 2),
+}
 
 
 @on_every_device
 @pytest.mark.parametrize("size, kind", METHODS)
 def test_every_method_equals_reference(isa, size, kind):
     x_bits, w_bits = METHOD_BITS.get(f"{kind}{size}", (8, 8))
-    flavour = reference.FLAVOURS[size]
+    flavour = reference.FLAVOURS[size % 10]
     workload = conv(2, 9, 14, 37, 43, (0, 1, 2, 1), x_bits=x_bits, w_bits=w_bits)
     kernel = make_kernel(replace(workload, requantize=flavour), isa, (size, kind))
     assert kernel.plan.operands.name == kind and kernel.plan.algorithm.size == size
@@ -62,7 +68,7 @@ def test_equals_reference(isa, workload, which, seed):
 def test_outputs_at_the_proven_bound(isa, size):
     """Every weight and activation at its limit, with as many channels as the proof allows."""
     channels = max(c for c in range(1, 4000) if method(conv(1, 4, 4, c, 4), isa, size, "words"))
-    workload = conv(4, size + 1, size + 1, channels, 6, requantize="none")
+    workload = conv(4, 5, 5, channels, 6, requantize="none")
     assert method(conv(1, 4, 4, channels + 1, 4), isa, size, "words") is None
     x, w, bias, params, _ = make_data(workload)
     rng = np.random.default_rng(size)
@@ -78,21 +84,45 @@ def test_outputs_at_the_proven_bound(isa, size):
 
 
 @on_every_device
-@pytest.mark.parametrize("size, bits", [(2, 4), (3, 2), (4, 1)])
-def test_bytes_at_their_limits(isa, size, bits):
+@pytest.mark.parametrize("size, kind", [(2, "bytes"), (3, "bytes"), (4, "words"), (34, "bytes")])
+def test_sums_of_16_bits_at_the_proven_bound(isa, size, kind):
+    def plan(channels):
+        return method(conv(1, 4, 4, channels, 4, x_bits=2, w_bits=2), isa, size, kind)
+
+    channels = max(c for c in range(1, 500) if plan(c).sum_dtype == "int16")
+    assert plan(channels + 1).sum_dtype == "int32"
+    workload = conv(4, 5, 5, channels, 37, x_bits=2, w_bits=2, requantize="none")
+    x, w, bias, params, _ = make_data(workload, size)
+    x[0], x[1] = 0, 3
+    w[:4] = np.array([-2, 1, 0, -1])[:, None, None, None]
+    w[4] = np.where(x[2, 0, 0, :] > 1, -2, 1)
+    bias[:3] = 2**31 - 1, -(2**31), 40000
+    data = (x, w, bias, params, np.array([3, 0, 0, 255], np.int32))
+    got = run_on(make_kernel(workload, isa, (size, kind)), isa, data)
+    np.testing.assert_array_equal(got, expected(workload, *data))
+
+
+@on_every_device
+@pytest.mark.parametrize(
+    "size, x_bits, w_bits", [(2, 4, 4), (3, 2, 2), (4, 1, 1), (34, 2, 2), (23, 4, 2)]
+)
+def test_bytes_at_their_limits(isa, size, x_bits, w_bits):
     """For every position the input and the filter that make its operands largest."""
     algorithm = SMALL_ALGORITHMS[size]
-    points, positions = algorithm.points, algorithm.positions
-    workload = conv(2 * positions, points, points, 9, 2 * positions, (0, 0, 0, 0))
-    workload = replace(workload, x_bits=bits, w_bits=bits, requantize="none")
+    axes, positions = (algorithm.rows, algorithm.columns), algorithm.positions
+    points = [axis.points for axis in axes]
+    workload = conv(2 * positions, *points, 9, 2 * positions, (0, 0, 0, 0))
+    workload = replace(workload, x_bits=x_bits, w_bits=w_bits, requantize="none")
     x, w, bias, params, qinfo = make_data(workload)
-    b, g = algorithm.input_matrix, np.array(algorithm.filter_matrix)
-    low, high = (-1, 1) if bits == 1 else (-largest_weight(bits), largest_weight(bits) - 1)
+    b = [axis.input_matrix for axis in axes]
+    g = [np.array(axis.filter_matrix) for axis in axes]
+    low, high = -largest_weight(w_bits), max(1, largest_weight(w_bits) - 1)
     for position in range(positions):
-        i, j = divmod(position, points)
+        i, j = divmod(position, points[1])
         for sign, at in ((1, position), (-1, positions + position)):
-            inputs, filters = sign * np.outer(b[i], b[j]), sign * np.outer(g[i], g[j])
-            x[at] = np.where(inputs > 0, 2**bits - 1, 0)[..., None]
+            inputs = sign * np.outer(b[0][i], b[1][j])
+            filters = sign * np.outer(g[0][i], g[1][j])
+            x[at] = np.where(inputs > 0, 2**x_bits - 1, 0)[..., None]
             w[at] = np.where(filters > 0, high, low)[..., None]
     kernel = make_kernel(workload, isa, (size, "bytes"))
     got = run_on(kernel, isa, (x, w, bias, params, qinfo))

@@ -1,9 +1,9 @@
-"""The transforms of F(2×2), F(3×3) and F(4×4) for 3×3 filters, scaled so that all are integers.
+"""The transforms of F(2×2) to F(4×4) for 3×3 filters, scaled so that all are integers.
 
-A tile of ``size × size`` outputs needs ``points × points`` inputs ``d``. With ``V = Bᵀ d B`` and
-``U = G g Gᵀ`` the tile is ``Aᵀ (U ∘ V) A / scale²`` (Lavin and Gray 2016, "Fast Algorithms for
-Convolutional Neural Networks"). Here every row of ``G`` is multiplied up to integers, so that
-``scale² = odd * 2**shift`` and the division is exact: a multiplication with ``1/odd`` modulo
+A tile of ``rows × columns`` outputs needs two more rows and columns of inputs ``d``. With
+``V = Bᵀ d B`` and ``U = G g Gᵀ`` the tile is ``Aᵀ (U ∘ V) A / scale`` (Lavin and
+Gray 2016, "Fast Algorithms for Convolutional Neural Networks"). Rows of ``G`` are integers, so that
+``scale = odd * 2**shift`` and the division is exact: a multiplication with ``1/odd`` modulo
 2**32, then an arithmetic shift to the right.
 
 The transforms are functions of a list of values that know ``+``, ``-`` and ``<<``: NumPy arrays
@@ -23,13 +23,13 @@ Values = list[Any]
 
 
 @dataclass(frozen=True)
-class Algorithm:
-    """One tile size.
+class Axis:
+    """What happens along the rows or along the columns.
 
     Attributes
     ----------
     size : int
-        Rows and columns of outputs of a tile.
+        Outputs of a tile.
     odd, shift : int
         The transforms together multiply every output by ``odd * 2**shift``.
     filter_matrix : tuple of tuple of int
@@ -37,8 +37,8 @@ class Algorithm:
     input_transform, output_transform : callable
         ``Bᵀ`` and ``Aᵀ`` on one row or column.
     gain : int
-        The second column of ``Aᵀ`` holds only this number: what is added at position (1, 1)
-        comes out ``gain**2`` times in all outputs.
+        The second column of ``Aᵀ`` holds only this number: what is added at point 1 comes out
+        ``gain`` times in all outputs.
     """
 
     size: int
@@ -51,18 +51,8 @@ class Algorithm:
 
     @property
     def points(self) -> int:
-        """Rows and columns of inputs of a tile."""
+        """Inputs of a tile."""
         return self.size + 2
-
-    @property
-    def positions(self) -> int:
-        """Values of one channel of a transformed tile."""
-        return self.points**2
-
-    @property
-    def inverse(self) -> int:
-        """``1 / odd`` modulo 2**32."""
-        return pow(self.odd, -1, 1 << 32)
 
     @cached_property
     def input_matrix(self) -> np.ndarray:
@@ -73,6 +63,63 @@ class Algorithm:
     def output_matrix(self) -> np.ndarray:
         """``Aᵀ``, int64 ``[size, points]``."""
         return np.array(self.output_transform(list(np.eye(self.points, dtype=np.int64))))
+
+
+@dataclass(frozen=True)
+class Algorithm:
+    """One tile size.
+
+    Attributes
+    ----------
+    rows, columns : Axis
+    """
+
+    rows: Axis
+    columns: Axis
+
+    @property
+    def size(self) -> int:
+        """Name of the tile size: 4 for 4×4 outputs, 34 for 3 rows of 4."""
+        if self.rows.size == self.columns.size:
+            return self.rows.size
+        return 10 * self.rows.size + self.columns.size
+
+    @property
+    def label(self) -> str:
+        """The tile size for people: ``f4``, ``f3x4``."""
+        if self.rows.size == self.columns.size:
+            return f"f{self.rows.size}"
+        return f"f{self.rows.size}x{self.columns.size}"
+
+    @property
+    def outputs(self) -> int:
+        """Outputs of a tile."""
+        return self.rows.size * self.columns.size
+
+    @property
+    def positions(self) -> int:
+        """Values of one channel of a transformed tile."""
+        return self.rows.points * self.columns.points
+
+    @property
+    def odd(self) -> int:
+        """Odd part of the scale of the outputs."""
+        return self.rows.odd * self.columns.odd
+
+    @property
+    def shift(self) -> int:
+        """Power of two in the scale of the outputs."""
+        return self.rows.shift + self.columns.shift
+
+    @property
+    def gain(self) -> int:
+        """How often what is added at position (1, 1) comes out in every output."""
+        return self.rows.gain * self.columns.gain
+
+    def inverse(self, bits: int) -> int:
+        """``1 / odd`` modulo ``2**bits``, as a signed integer."""
+        value = pow(self.odd, -1, 1 << bits)
+        return value - (1 << bits) * (value >> (bits - 1))
 
 
 def _input2(d: Values) -> Values:
@@ -137,15 +184,25 @@ _G3 = ((3, 0, 0), (-3, -3, -3), (-1, 1, -1), (1, 2, 4), (0, 0, 6))
 # Rows 1 and 2 of Bᵀ are negated together with those of G, which saves negations.
 _G4 = ((6, 0, 0), (4, 4, 4), (4, -4, 4), (1, 2, 4), (1, -2, 4), (0, 0, 6))
 
-ALGORITHMS = {
-    2: Algorithm(2, 1, 2, _G2, _input2, _output2),
-    3: Algorithm(3, 9, 2, _G3, _input3, _output3),
-    4: Algorithm(4, 9, 6, _G4, _input4, _output4),
+_AXES = {
+    2: Axis(2, 1, 1, _G2, _input2, _output2),
+    3: Axis(3, 3, 1, _G3, _input3, _output3),
+    4: Axis(4, 3, 3, _G4, _input4, _output4),
 }
-
 # The same with the smallest transformed weights, at the price of more work in Aᵀ.
-SMALL_ALGORITHMS = {
-    2: ALGORITHMS[2],
-    3: Algorithm(3, 9, 2, (_G3[0], (-1, -1, -1), *_G3[2:]), _input3, _small3, 3),
-    4: Algorithm(4, 9, 6, (_G4[0], (1, 1, 1), (1, -1, 1), *_G4[3:]), _input4, _small4, 4),
+_SMALL_AXES = {
+    2: _AXES[2],
+    3: Axis(3, 3, 1, (_G3[0], (-1, -1, -1), *_G3[2:]), _input3, _small3, 3),
+    4: Axis(4, 3, 3, (_G4[0], (1, 1, 1), (1, -1, 1), *_G4[3:]), _input4, _small4, 4),
 }
+_TILES = ((2, 2), (3, 3), (4, 4), (2, 3), (3, 4))
+
+
+def _algorithms(axes: dict[int, Axis]) -> dict[int, Algorithm]:
+    made = [Algorithm(axes[rows], axes[columns]) for rows, columns in _TILES]
+    return {algorithm.size: algorithm for algorithm in made}
+
+
+# By their ``size``.
+ALGORITHMS = _algorithms(_AXES)
+SMALL_ALGORITHMS = _algorithms(_SMALL_AXES)

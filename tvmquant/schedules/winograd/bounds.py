@@ -33,17 +33,21 @@ def largest_weight(bits: int) -> int:
 
 def outputs_fit(workload: Workload, algorithm: Algorithm) -> bool:
     """Whether every scaled and centred output is proven to fit int32."""
+    return output_radius(workload) << algorithm.shift < 1 << 31
+
+
+def output_radius(workload: Workload) -> int:
+    """Bound on the magnitude of a centred output before the bias."""
     bound = int(np.prod(workload.w_shape[1:])) * largest_weight(workload.w_bits)
     if workload.max_abs_sum is not None:
         bound = min(bound, workload.max_abs_sum)
     x_max = (1 << workload.x_bits) - 1
-    radius = -(-bound * x_max // 2) + 1  # the centre is rounded
-    return radius << algorithm.shift < 1 << 31
+    return -(-bound * x_max // 2) + 1  # the centre is rounded
 
 
 @dataclass(frozen=True)
 class Ranges:
-    """Ranges of the transformed values, arrays of ``[points, points]``.
+    """Ranges of the transformed values, arrays of ``[row points, column points]``.
 
     Attributes
     ----------
@@ -61,13 +65,13 @@ class Ranges:
     def of(cls, workload: Workload, algorithm: Algorithm) -> Ranges:
         """Ranges that hold for all activations and weights of the workload's bits."""
         x_max = (1 << workload.x_bits) - 1
-        b = algorithm.input_matrix
-        both = np.einsum("ik,jl->ijkl", b, b)
-        g = np.abs(np.array(algorithm.filter_matrix)).sum(axis=1)
+        axes = (algorithm.rows, algorithm.columns)
+        both = np.einsum("ik,jl->ijkl", *(axis.input_matrix for axis in axes))
+        sizes = [np.abs(np.array(axis.filter_matrix)).sum(axis=1) for axis in axes]
         return cls(
             np.minimum(both, 0).sum(axis=(2, 3)) * x_max,
             np.maximum(both, 0).sum(axis=(2, 3)) * x_max,
-            np.outer(g, g) * largest_weight(workload.w_bits),
+            np.outer(*sizes) * largest_weight(workload.w_bits),
         )
 
     @property
@@ -83,7 +87,7 @@ class Ranges:
 
     @property
     def offsets(self) -> np.ndarray:
-        """What makes the activations unsigned, int ``[points, points]``."""
+        """What makes the activations unsigned, int ``[row points, column points]``."""
         return -self.x_low
 
     @property

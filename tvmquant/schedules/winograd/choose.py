@@ -13,7 +13,7 @@ from tvmquant.schedules.winograd.plan import Plan
 from tvmquant.schedules.workload import Workload
 
 # Tile sizes and kinds of operands.
-METHODS = tuple((size, kind) for kind in ("words", "bytes") for size in (2, 3, 4))
+METHODS = tuple((size, kind) for kind in ("words", "bytes") for size in ALGORITHMS)
 # The workspaces of one block of tiles should stay in the second-level cache.
 _BLOCK_BYTES = 512 << 10
 _TRIED_BYTES = (_BLOCK_BYTES // 2, _BLOCK_BYTES, 2 * _BLOCK_BYTES)

@@ -19,9 +19,9 @@ _LINE = 64
 _LINE_CYCLES = ((1 << 20, 0.0), (6 << 20, 7.0), (1 << 62, 11.0))
 # Measured cycles of the direct kernel over those of its own model: instruction set, weight bits.
 _DIRECT = {("vnni", 8): 0.92, ("vnni", 4): 0.75, ("avx2", 8): 0.95, ("avx2", 4): 1.05}
-# Additions and shifts of the input and the output transform of one vector.
-_INPUT_WORK = {2: 32, 3: 110, 4: 168}
-_OUTPUT_WORK = {2: 24, 3: 70, 4: 120}
+# Additions and shifts of the input and the output transform along one axis.
+_INPUT_WORK = {2: 4, 3: 11, 4: 14}
+_OUTPUT_WORK = {2: 4, 3: 9, 4: 12}
 
 
 def cycles(plan: Plan) -> float:
@@ -49,16 +49,30 @@ def _products(plan: Plan) -> float:
     block_bytes = plan.expanded_bytes / plan.channel_blocks / plan.algorithm.positions
     if block_bytes > _LEVEL1_BYTES:
         turn = max(turn, 2.0 * operands.flush * plan.vectors) + 0.3 * operands.flush * plan.vectors
-    work = groups * (plan.turns * (turn + 0.25) + 8 + 2 * plan.rows * plan.vectors)
+    work = groups * (plan.turns * (turn + 0.25) + _block_overhead(plan))
     work *= plan.algorithm.positions * plan.channel_blocks
     line = next(line for size, line in _LINE_CYCLES if plan.expanded_bytes <= size)
     return max(work, plan.blocks * plan.expanded_bytes / _LINE * line + 0.1 * work)
 
 
+def _block_overhead(plan: Plan) -> float:
+    """Cycles in which a register block starts and ends."""
+    sums = plan.rows * plan.vectors
+    if not plan.operands.wide:
+        return 8 + 2 * sums
+    # Of up to twelve sums it is hidden.
+    return 2 + 1.5 * max(0, sums - 12)
+
+
 def _transforms(plan: Plan) -> float:
-    size, positions = plan.algorithm.size, plan.algorithm.positions
+    rows, columns = plan.algorithm.rows, plan.algorithm.columns
+    outputs, positions = plan.algorithm.outputs, plan.algorithm.positions
     lanes = min(plan.operands.width, 1 << (plan.channels.bit_length() - 1))
-    per_input = 10 + math.ceil(plan.channels / lanes) * (_INPUT_WORK[size] + 2 * positions) / 4
-    per_vector = (_OUTPUT_WORK[size] + positions + 10 * size**2) / 4
-    per_output = plan.channel_blocks * (10 + 3 * size**2 + plan.vectors * per_vector)
+    work = columns.points * _INPUT_WORK[rows.size] + rows.points * _INPUT_WORK[columns.size]
+    per_input = 10 + math.ceil(plan.channels / lanes) * (work + 2 * positions) / 4
+    work = columns.points * _OUTPUT_WORK[rows.size] + rows.size * _OUTPUT_WORK[columns.size]
+    if plan.sum_dtype == "int16":
+        work, positions = work / 2, positions / 2
+    per_vector = (work + positions + 10 * outputs) / 4
+    per_output = plan.channel_blocks * (10 + 3 * outputs + plan.vectors * per_vector)
     return plan.tiles * (per_input + per_output)

@@ -101,8 +101,8 @@ class _Nest:
         self, first: Expr, count: Expr, transformed: Expr, channel_block: Expr
     ) -> None:
         plan = self.plan
-        sums = T.alloc_buffer((i64(plan.algorithm.positions * plan.sum_stride),), "int32")
-        results = T.alloc_buffer((i64(plan.algorithm.size**2 * plan.lanes),), "int32")
+        sums = T.alloc_buffer((i64(plan.algorithm.positions * plan.sum_stride),), plan.sum_dtype)
+        results = T.alloc_buffer((i64(plan.algorithm.outputs * plan.lanes),), "int32")
         products = Products(plan, transformed, self.w, self.offsets, sums)
         products.emit(channel_block, T.bind((count + (plan.rows - 1)) // plan.rows))
         output = OutputTransform(plan, sums, results, self.centre, self.bias, self.epilogue)

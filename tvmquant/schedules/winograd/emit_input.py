@@ -51,7 +51,7 @@ class InputTransform:
     x : Buffer
         Flat input.
     patch : Buffer
-        uint8 ``[points * points * channels]``, flat.
+        uint8 ``[row points * column points * channels]``, flat.
     out : Buffer
         Transformed activations of a block: ``[position][tile][channel]``, flat.
     zero_point : Expr
@@ -69,28 +69,35 @@ class InputTransform:
         plan = self.plan
         n, height, width, channels = plan.workload.x_shape
         top, left = plan.workload.padding[:2]
-        points, size = plan.algorithm.points, plan.algorithm.size
+        rows, columns = plan.algorithm.rows, plan.algorithm.columns
         grid = plan.grid
         image = T.bind(tile // (grid[0] * grid[1])) if n > 1 else i64(0)
         place = T.bind(tile % (grid[0] * grid[1])) if n > 1 else tile
-        row = T.bind((place // grid[1]) * size - top)
-        column = T.bind((place % grid[1]) * size - left)
+        row = T.bind((place // grid[1]) * rows.size - top)
+        column = T.bind((place % grid[1]) * columns.size - left)
         base = T.bind(((image * height + row) * width + column) * channels)
         target = T.bind(index * plan.depth)
-        inside = tirx.all(row >= 0, row + points <= height, column >= 0, column + points <= width)
+        inside = tirx.all(
+            row >= 0,
+            row + rows.points <= height,
+            column >= 0,
+            column + columns.points <= width,
+        )
         with T.If(inside):
             with T.Then():
                 self._transform(self.x, base, width * channels, target)
             with T.Else():
                 self._gather(base, row, column)
-                self._transform(self.patch, i64(0), points * channels, target)
+                self._transform(self.patch, i64(0), columns.points * channels, target)
 
     def _gather(self, base: Expr, row: Expr, column: Expr) -> None:
         _, height, width, channels = self.plan.workload.x_shape
-        points = self.plan.algorithm.points
-        with T.serial(i64(points)) as i, T.serial(i64(points)) as j:
+        rows, columns = (
+            axis.points for axis in (self.plan.algorithm.rows, self.plan.algorithm.columns)
+        )
+        with T.serial(i64(rows)) as i, T.serial(i64(columns)) as j:
             exists = tirx.all(row + i >= 0, row + i < height, column + j >= 0, column + j < width)
-            target = T.bind((i * points + j) * channels)
+            target = T.bind((i * columns + j) * channels)
             source = T.bind(base + (i * width + j) * channels)
             with T.If(exists):
                 with T.Then():
@@ -106,26 +113,28 @@ class InputTransform:
 
     def _transform(self, source: Expr, base: Expr, row_stride: int, target: Expr) -> None:
         plan = self.plan
-        points, operands = plan.algorithm.points, plan.operands
+        rows, columns, operands = plan.algorithm.rows, plan.algorithm.columns, plan.operands
         loop, start, lanes = emit_vectors(plan.channels, operands.width)
         with loop as k:
             channel = T.bind(start(k))
             at = T.bind(base + channel)
-            columns = []
-            for j in range(points):
+            transformed = []
+            for j in range(columns.points):
                 pixels = [
                     self._read(source, at + (i * row_stride + j * plan.channels), lanes)
-                    for i in range(points)
+                    for i in range(rows.points)
                 ]
-                columns.append(plan.algorithm.input_transform(pixels))
+                transformed.append(rows.input_transform(pixels))
             out = T.bind(target + channel)
-            for i in range(points):
-                values = plan.algorithm.input_transform([column[i] for column in columns])
+            for i in range(rows.points):
+                values = columns.input_transform([column[i] for column in transformed])
                 for j, value in enumerate(values):
                     if plan.has_offsets:
                         offset = int(plan.ranges.offsets[i, j])
                         value = Value("uint8", lanes, value.expr + splat("uint8", offset, lanes))
-                    store(self.out, value.expr, out + (i * points + j) * plan.x_stride, lanes)
+                    store(
+                        self.out, value.expr, out + (i * columns.points + j) * plan.x_stride, lanes
+                    )
 
     def _read(self, source: Expr, at: Expr, lanes: int) -> Value:
         dtype = self.plan.operands.x_dtype

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 from tvm.tirx.script import builder as T
 
-from tvmquant.schedules.linear.tir import Expr, Register, i64, load, splat, store
+from tvmquant.schedules.linear.tir import Expr, Register, cast, i64, load, splat, store
 from tvmquant.schedules.winograd.plan import Plan
+from tvmquant.schedules.winograd.values import wrapping
 
 _LINE = 64  # bytes of a cache line
 
@@ -25,9 +26,9 @@ class Products:
     w : Buffer
         Transformed weights, flat.
     offsets : Buffer or None
-        What the sums start from: int32 ``[channel block, position, lane]``, flat.
+        What is added to the sums: int32 ``[channel block, position, lane]``, flat.
     out : Buffer
-        int32 ``[position][tile][lane]``, flat.
+        ``plan.sum_dtype``, ``[position][tile][lane]``, flat.
     """
 
     plan: Plan
@@ -66,11 +67,8 @@ class Products:
         columns = range(plan.vectors)
         sums = [[Register("int32", lanes) for _ in columns] for _ in range(plan.rows)]
         for row in sums:
-            for v, register in enumerate(row):
-                if self.offsets is None:
-                    register.set(splat("int32", 0, lanes))
-                else:
-                    register.set(load(self.offsets, start + v * lanes, lanes))
+            for register in row:
+                register.set(splat("int32", 0, lanes))
         with T.serial(i64(plan.turns)) as turn:
             w = T.bind(w_at + turn * (plan.lanes * operands.unit))
             x = T.bind(x_at + turn * operands.unit)
@@ -91,4 +89,10 @@ class Products:
                     register.set(operands.dot(register.get(), values, weight))
         for r, row in enumerate(sums):
             for v, register in enumerate(row):
-                store(self.out, register.get(), out_at + (r * plan.lanes + v * lanes), lanes)
+                value = register.get()
+                if self.offsets is not None:
+                    value = wrapping(
+                        "add", lanes, value, load(self.offsets, start + v * lanes, lanes)
+                    )
+                value = cast(plan.sum_dtype, lanes, value) if plan.sum_dtype != "int32" else value
+                store(self.out, value, out_at + (r * plan.lanes + v * lanes), lanes)

@@ -17,6 +17,7 @@ from tvmquant.schedules.linear.tir import (
     splat,
     store,
 )
+from tvmquant.schedules.winograd.algorithms import Axis
 from tvmquant.schedules.winograd.functions import argument, flat, mark
 from tvmquant.schedules.winograd.packing import packed_vectors
 from tvmquant.schedules.winograd.plan import Plan
@@ -57,7 +58,7 @@ def _prim_func(plan: Plan, name: str) -> Any:
 
 def _turn(plan: Plan, packed: Expr, out: Expr, block: Expr, turn: Expr) -> None:
     """Transform the weights of one turn of the inner loop."""
-    operands, points = plan.operands, plan.algorithm.points
+    operands, rows, columns = plan.operands, plan.algorithm.rows, plan.algorithm.columns
     lanes, size = operands.width, plan.lanes * operands.unit
     bits = plan.workload.w_bits
     per = 8 // bits
@@ -68,26 +69,26 @@ def _turn(plan: Plan, packed: Expr, out: Expr, block: Expr, turn: Expr) -> None:
             vector = T.bind(turn * 9 + tap)
             at = T.bind(start + (vector // per) * size + part * lanes)
             value = cast("int16", lanes, load(packed, at, lanes))
-            down = tirx.Cast("int16", (vector % per) * bits)
-            high = value << tirx.Broadcast(tirx.IntImm("int16", 16 - bits) - down, lanes)
+            lower = tirx.Cast("int16", (vector % per) * bits)
+            high = value << tirx.Broadcast(tirx.IntImm("int16", 16 - bits) - lower, lanes)
             if bits == 1:
                 code = (high >> splat("int16", 15, lanes)) | splat("int16", 1, lanes)
                 taps.append(T.bind(_existing(plan, code, turn, part)))
             else:
                 taps.append(T.bind(high >> splat("int16", 16 - bits, lanes)))
-        columns = [_filter(plan, [taps[3 * i + j] for i in range(3)], lanes) for j in range(3)]
-        for i in range(points):
-            values = _filter(plan, [column[i] for column in columns], lanes)
+        down = [_filter(rows, [taps[3 * i + j] for i in range(3)], lanes) for j in range(3)]
+        for i in range(rows.points):
+            values = _filter(columns, [column[i] for column in down], lanes)
             for j, value in enumerate(values):
-                slot = block * plan.algorithm.positions + (i * points + j)
+                slot = block * plan.algorithm.positions + (i * columns.points + j)
                 at = (slot * plan.turns + turn) * size + part * lanes
                 store(out, cast(operands.dtype, lanes, value), at, lanes)
 
 
-def _filter(plan: Plan, g: list[Expr], lanes: int) -> list[Expr]:
+def _filter(axis: Axis, g: list[Expr], lanes: int) -> list[Expr]:
     """``G`` on one column or row of int16 vectors."""
     rows = []
-    for factors in plan.algorithm.filter_matrix:
+    for factors in axis.filter_matrix:
         terms = [value * splat("int16", f, lanes) for f, value in zip(factors, g) if f]
         rows.append(T.bind(sum(terms[1:], terms[0])))
     return rows
@@ -115,7 +116,7 @@ def _channels(step: int, lanes: int) -> Expr:
 
 def _offsets(plan: Plan, out: Expr, offsets: Expr, block: Expr) -> None:
     """Minus the product of the activations' offsets and the weights."""
-    operands, points = plan.operands, plan.algorithm.points
+    operands, points = plan.operands, plan.algorithm.columns.points
     lanes, width = operands.lanes, operands.width
     for position in range(plan.algorithm.positions):
         offset = int(plan.ranges.offsets[position // points, position % points])

@@ -60,7 +60,7 @@ class WinogradKernel:
     @property
     def _method(self) -> tuple[str, str, str]:
         operands = self.plan.operands
-        return (f"f{self.plan.algorithm.size}", operands.name, operands.isa)
+        return (self.plan.algorithm.label, operands.name, operands.isa)
 
     def pack(
         self, weight: np.ndarray, bias: np.ndarray, params: tuple[np.ndarray, ...]

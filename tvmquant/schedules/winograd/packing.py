@@ -64,7 +64,7 @@ def pack_biases(weight: np.ndarray, bias: np.ndarray, plan: Plan) -> tuple[np.nd
     algorithm = plan.algorithm
     x_max = (1 << plan.workload.x_bits) - 1
     middle = weight.astype(np.int64).reshape(plan.outputs, -1).sum(axis=1) * x_max // 2
-    centre = -middle * ((algorithm.odd << algorithm.shift) // algorithm.gain**2)
+    centre = -middle * ((algorithm.odd << algorithm.shift) // algorithm.gain)
     return tuple(
         pack_outputs(_wrap(values), plan.outputs, 1, plan.padded_outputs)
         for values in (centre, bias.astype(np.int64) + middle)

@@ -8,7 +8,7 @@ from functools import cached_property
 import numpy as np
 
 from tvmquant.schedules.winograd.algorithms import Algorithm
-from tvmquant.schedules.winograd.bounds import Ranges
+from tvmquant.schedules.winograd.bounds import Ranges, output_radius
 from tvmquant.schedules.winograd.operands import Bytes, Operands
 from tvmquant.schedules.workload import Workload
 
@@ -56,7 +56,7 @@ class Plan:
     def grid(self) -> tuple[int, int]:
         """Rows and columns of tiles of an image."""
         _, oh, ow, _ = self.workload.out_shape
-        return -(-oh // self.algorithm.size), -(-ow // self.algorithm.size)
+        return -(-oh // self.algorithm.rows.size), -(-ow // self.algorithm.columns.size)
 
     @property
     def tiles(self) -> int:
@@ -99,9 +99,15 @@ class Plan:
         return self.block * self.depth + 3 * 64 // self.x_bytes
 
     @property
+    def sum_dtype(self) -> str:
+        """int16 where its 16 bits determine the outputs, int32 elsewhere."""
+        radius = output_radius(self.workload)
+        return "int16" if radius << self.algorithm.shift < 1 << 15 else "int32"
+
+    @property
     def sum_stride(self) -> int:
-        """int32 elements from one position of sums to the next."""
-        return self.block * self.lanes + 16
+        """Elements from one position of sums to the next."""
+        return self.block * self.lanes + 64 // np.dtype(self.sum_dtype).itemsize
 
     @property
     def x_bytes(self) -> int:

@@ -92,7 +92,7 @@ class OutputTransform:
     def _inverse(self, index: Expr, channel: Expr, lane: Expr, chunk: Expr) -> list[Expr]:
         """Outputs of one vector of channels, still centred."""
         plan, algorithm = self.plan, self.plan.algorithm
-        points, dtype = algorithm.points, plan.operands.sum_dtype
+        points, dtype = algorithm.rows.points, plan.operands.sum_dtype
         lanes = 8 if plan.operands.half else 4
         at = T.bind(index * plan.lanes + lane)
         columns = []
@@ -105,12 +105,12 @@ class OutputTransform:
                 # From here it comes out in every output of the tile.
                 place = channel + chunk * plan.padded_outputs
                 sums[1] = sums[1] + Value(dtype, lanes, load(self.centre, place, lanes))
-            columns.append(algorithm.output_transform(sums))
+            columns.append(algorithm.rows.output_transform(sums))
         inverse = pow(algorithm.odd, -1, 1 << (16 if plan.operands.half else 32))
         top = 1 << (15 if plan.operands.half else 31)
         found = []
         for i in range(algorithm.size):
-            for value in algorithm.output_transform([column[i] for column in columns]):
+            for value in algorithm.columns.output_transform([column[i] for column in columns]):
                 if algorithm.odd > 1:
                     value = value.times(inverse - 2 * (inverse & top))
                 found.append((value >> algorithm.shift).expr)

@@ -104,7 +104,7 @@ class Plan(_Plan):
         parts = [weight[..., i : i + size] for i in range(0, self.channels, size)]
         sums = [part.astype(np.int64).reshape(self.outputs, -1).sum(axis=1) for part in parts]
         middles = [total * x_max // 2 for total in sums]
-        scale = (algorithm.odd << algorithm.shift) // algorithm.gain**2
+        scale = (algorithm.odd << algorithm.shift) // algorithm.gain
         centres = [
             pack_outputs((-middle * scale & 0xFFFF), self.outputs, 1, self.padded_outputs)
             for middle in middles
@@ -170,7 +170,7 @@ def variants(smallest: Plan) -> Iterator[Plan]:
     for vectors in range(1, _MAX_VECTORS + 1):
         for rows in range(1, _MAX_ROWS + 1):
             sums = rows * vectors * (1 if smallest.operands.half else 2)
-            if sums + rows + vectors + 2 <= _REGISTERS:
+            if sums + rows + vectors <= _REGISTERS:
                 yield blocked(smallest, rows, vectors)
 
 
