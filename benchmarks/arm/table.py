@@ -8,6 +8,7 @@ What is counted replaces earlier entries of the same name in the JSON; the rest 
 from __future__ import annotations
 
 import json
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -145,9 +146,9 @@ def _key(row: Row) -> tuple[str, ...]:
 
 
 def _qemu_version() -> str:
-    import subprocess
-
-    done = subprocess.run([emulated_pi().qemu, "--version"], capture_output=True, text=True)
+    done = subprocess.run(
+        [emulated_pi().qemu, "--version"], capture_output=True, text=True, check=True
+    )
     return done.stdout.split("version ")[1].split()[0]
 
 
