@@ -6,11 +6,12 @@ import fnmatch
 import json
 import os
 import re
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from tvmquant.errors import RecipeError, TargetError
+from tvmquant.plain_data import build, is_a, json_object, one_of
 
 BITS = (8, 4, 2, 1)
 # Activations of that many bits stay float; weights then have 8, 4 or 2 bits.
@@ -58,10 +59,10 @@ class QuantSpec:
     estimator: str = "minmax"
 
     def __post_init__(self) -> None:
-        _one_of("bits", self.bits, (*BITS, *FLOAT_BITS))
-        _is_a("symmetric", self.symmetric, bool, "true or false")
-        _one_of("granularity", self.granularity, GRANULARITIES)
-        _one_of("estimator", self.estimator, ESTIMATORS)
+        one_of("bits", self.bits, (*BITS, *FLOAT_BITS))
+        is_a("symmetric", self.symmetric, bool, "true or false")
+        one_of("granularity", self.granularity, GRANULARITIES)
+        one_of("estimator", self.estimator, ESTIMATORS)
 
 
 @dataclass(frozen=True)
@@ -78,12 +79,12 @@ class LayerRule:
     quantize: bool = True
 
     def __post_init__(self) -> None:
-        _is_a("pattern", self.pattern, str, "a text")
-        _is_a("quantize", self.quantize, bool, "true or false")
+        is_a("pattern", self.pattern, str, "a text")
+        is_a("quantize", self.quantize, bool, "true or false")
         if self.weight_bits is not None:
-            _one_of("weight_bits", self.weight_bits, BITS)
+            one_of("weight_bits", self.weight_bits, BITS)
         if self.activation_bits is not None:
-            _one_of("activation_bits", self.activation_bits, (*BITS, *FLOAT_BITS))
+            one_of("activation_bits", self.activation_bits, (*BITS, *FLOAT_BITS))
 
 
 @dataclass(frozen=True)
@@ -151,16 +152,16 @@ class Recipe:
     layers: tuple[LayerRule, ...] = ()
 
     def __post_init__(self) -> None:
-        _one_of("requantize", self.requantize, REQUANTIZE)
+        one_of("requantize", self.requantize, REQUANTIZE)
         if self.first_last_bits is not None:
-            _one_of("first_last_bits", self.first_last_bits, BITS)
-        _is_a("percentile", self.percentile, int | float, "a number")
-        _is_a("equalize", self.equalize, bool, "true or false")
-        _one_of("rounding", self.rounding, ROUNDING)
-        _is_a("bias_correction", self.bias_correction, bool, "true or false")
-        _is_a("expand_weights", self.expand_weights, bool, "true or false")
+            one_of("first_last_bits", self.first_last_bits, BITS)
+        is_a("percentile", self.percentile, int | float, "a number")
+        is_a("equalize", self.equalize, bool, "true or false")
+        one_of("rounding", self.rounding, ROUNDING)
+        is_a("bias_correction", self.bias_correction, bool, "true or false")
+        is_a("expand_weights", self.expand_weights, bool, "true or false")
         if self.group_size is not None:
-            _is_a("group_size", self.group_size, int, "a number of inputs or null")
+            is_a("group_size", self.group_size, int, "a number of inputs or null")
             if isinstance(self.group_size, bool) or self.group_size < 8:
                 raise RecipeError(f"group_size must be at least 8 or null, got {self.group_size}")
         if not 50 < self.percentile <= 100:
@@ -252,13 +253,13 @@ class Recipe:
         defaults = cls()
         for key in ("weights", "activations"):
             if key in data:
-                given = _object(data[key], key)
-                data[key] = _build(QuantSpec, {**asdict(getattr(defaults, key)), **given}, key)
+                given = json_object(data[key], key)
+                data[key] = build(QuantSpec, {**asdict(getattr(defaults, key)), **given}, key)
         if "layers" in data:
             if not isinstance(data["layers"], list):
                 raise RecipeError("layers must be a list of JSON objects")
-            data["layers"] = tuple(_build(LayerRule, rule, "layers") for rule in data["layers"])
-        return _build(cls, data, "recipe")
+            data["layers"] = tuple(build(LayerRule, rule, "layers") for rule in data["layers"])
+        return build(cls, data, "recipe")
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the recipe as JSON."""
@@ -295,34 +296,3 @@ def parse_bits(bits: int | str) -> tuple[int, int]:
     raise TargetError(
         f"unknown precision {bits!r}: use 8, 4, 2, 1 or a name such as 'w4a8' or 'w4a16'"
     )
-
-
-def _one_of(name: str, value: Any, allowed: tuple) -> None:
-    # True == 1 and 4.0 == 4, but neither is a number of bits.
-    if isinstance(value, bool | float) or value not in allowed:
-        raise RecipeError(f"{name} must be one of {', '.join(map(str, allowed))}, got {value!r}")
-
-
-def _is_a(name: str, value: Any, kind: Any, named: str) -> None:
-    if not isinstance(value, kind):
-        raise RecipeError(f"{name} must be {named}, got {value!r}")
-
-
-def _object(data: Any, where: str) -> dict[str, Any]:
-    if not isinstance(data, dict):
-        raise RecipeError(f"{where} must be a JSON object, got {type(data).__name__}")
-    return data
-
-
-def _build(kind: type, data: Any, where: str) -> Any:
-    data = _object(data, where)
-    known = {f.name for f in fields(kind)}
-    unknown = sorted(set(data) - known)
-    if unknown:
-        raise RecipeError(
-            f"{where}: unknown key {', '.join(unknown)}; known are {', '.join(sorted(known))}"
-        )
-    try:
-        return kind(**data)
-    except TypeError as error:
-        raise RecipeError(f"{where}: {error}") from None
