@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from kernel_tools import expected, make_data
 from neon_tools import PROCESSORS, Program, arm_device, inner_loop, needs_emulator
@@ -12,6 +12,7 @@ from neon_tools import PROCESSORS, Program, arm_device, inner_loop, needs_emulat
 from tvmquant import reference
 from tvmquant.schedules.neon import DirectKernel
 from tvmquant.schedules.neon.direct import direct
+from tvmquant.schedules.neon.steps import Byte, Half
 from tvmquant.schedules.registry import find_kernel
 from tvmquant.schedules.selection import KernelTable
 from tvmquant.schedules.space import ConfigError
@@ -212,19 +213,28 @@ def test_weights_are_never_expanded_where_that_is_forbidden():
     assert isinstance(kernel, DirectKernel) and kernel.expansion() is None
 
 
+def test_bytes_are_broadcast_once_for_many_channels():
+    kernel = DirectKernel(replace(LAYER, w_bits=2, x_bits=2), "neon", "mla8")
+    loop = inner_loop(kernel.prim_func(), "neon", "mla")
+    found = [words for words in loop if words[0] == "mla"]
+    assert found and all(words[-1].endswith(".16b") for words in found)
+    assert sum(words[0] == "dup" for words in loop) * 4 <= len(found)
+    assert not {words[0] for words in loop} & {"str", "stp", "mul", "ld1r"}
+
+
+@pytest.mark.parametrize("make, largest", [(Half, 15), (Byte, 7)])
 @given(st.integers(1, 8), st.integers(1, 4), st.data())
 @settings(max_examples=15, deadline=None)
-def test_half_sums_keep_to_their_range(x_bits, w_bits, data):
-    """The proof of the 16-bit sums, tried at its ends."""
-    from tvmquant.schedules.neon.steps import Half
-
-    step = Half(x_bits, w_bits)
+def test_short_sums_keep_to_their_range(make, largest, x_bits, w_bits, data):
+    """The proof of the short sums, tried at its ends."""
+    step, bound = make(x_bits, w_bits), 1 << largest
     most = 1 << (w_bits - 1)
     ends = [(2**x_bits - 1) * w for w in ((-1, 1) if w_bits == 1 else (-most, most - 1))]
+    assume(step.limit)
     values = data.draw(st.integers(1, step.limit))
     for end in ends:
-        assert -(2**15) <= end * values + step.start(values) < 2**15
-    assert -(2**15) <= step.start(values) < 2**15
+        assert -bound <= end * values + step.start(values) < bound
+    assert -bound <= step.start(values) < bound
 
 
 def test_kernels_are_values():

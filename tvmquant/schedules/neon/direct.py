@@ -18,7 +18,7 @@ from tvmquant.schedules.neon.packing import pack_codes
 from tvmquant.schedules.neon.pairs import DEPTH, Pairs, PairSource
 from tvmquant.schedules.neon.plan import Plan
 from tvmquant.schedules.neon.source import Source
-from tvmquant.schedules.neon.steps import Dot, Half, Long, Matrix, Step
+from tvmquant.schedules.neon.steps import Byte, Dot, Half, Long, Matrix, Step
 from tvmquant.schedules.neon.tiling import Sizes
 from tvmquant.schedules.registry import register_rule
 from tvmquant.schedules.space import Config, ConfigError, integers
@@ -27,7 +27,7 @@ from tvmquant.targets.device import Device
 
 # Instruction sets of ``Device.isa``, and the steps of each that are worth trying at all.
 _STEPS = {
-    "neon": ("smlal", "sadalp", "mla", "cnt"),
+    "neon": ("smlal", "sadalp", "mla", "mla8", "cnt"),
     "neon_dotprod": ("sdot", "mla", "cnt"),
     "neon_i8mm": ("usmmla", "sdot", "mla", "cnt"),
 }
@@ -46,6 +46,10 @@ def make_step(name: str, workload: Workload, compact: bool = False) -> Step | No
         step = Half(workload.x_bits, workload.w_bits)
         narrow = workload.w_bits < 8 and step.limit >= 2 * step.turn
         return step if narrow else None
+    if name == "mla8":
+        step = Byte(workload.x_bits, workload.w_bits)
+        exact = math.prod(workload.w_shape[1:]) <= step.total and step.limit >= step.turn
+        return step if workload.w_bits < 8 and exact else None
     if name == "cnt":
         single = workload.w_bits == workload.x_bits == 1
         depth = math.prod(workload.w_shape[1:])

@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 
+import numpy as np
 from tvm import tirx
 from tvm.tirx.script import builder as T
 
-from tvmquant.schedules.linear.tir import Expr, i64, load, splat, store
+from tvmquant.schedules.linear.tir import Expr, cast, i64, load, splat, store
 from tvmquant.schedules.neon.epilogue import Epilogue
 from tvmquant.schedules.neon.plan import Plan
 from tvmquant.schedules.neon.steps import Half, Sums
@@ -139,59 +140,67 @@ class Tile:
     def _short(
         self, step: Half, sums: Sums, x_at: Expr, base: Expr, lane: Expr
     ) -> list[list[Expr]]:
-        """Sums in int16, moved to int32 in memory as often as their range demands."""
+        """Short sums, moved to wider ones in memory as often as their range demands."""
         pixels = range(len(self._pixels))
-        quads = [4 * q for q in range(self._quads)]
-
-        def with_bias(values: list[list[Expr]]) -> list[list[Expr]]:
-            return [
-                [
-                    wrapping("add", 32, 4, value, load(self.bias, lane + quad, 4))
-                    for value, quad in zip(row, quads)
-                ]
-                for row in values
-            ]
-
         total = self.plan.run_count * self.plan.source.run
-        if total <= step.limit:
+        if total <= step.limit and step.memory_dtype == "int32":
             self._clear(step, sums, total)
             self._all_runs(sums, x_at, base)
-            return with_bias([step.widened(sums, i, total) for i in pixels])
-        memory = T.alloc_buffer((i64(len(pixels) * 4 * len(quads)),), "int32")
-        for i in pixels:
-            for quad in quads:
-                store(memory, splat("int32", 0, 4), i64(i * 4 * len(quads) + quad), 4)
+            return self._with_bias([step.widened(sums, i) for i in pixels], lane, step.start(total))
+        lanes = 16 // np.dtype(step.memory_dtype).itemsize
+        count = self.vectors * step.lanes // lanes
+        places = [[i64((i * count + v) * lanes) for v in range(count)] for i in pixels]
+        memory = T.alloc_buffer((i64(len(pixels) * count * lanes),), step.memory_dtype)
+        for at in (at for row in places for at in row):
+            store(memory, splat(step.memory_dtype, 0, lanes), at, lanes)
 
-        def move(values: int) -> None:
+        def move() -> None:
+            bits = 128 // lanes
             for i in pixels:
-                for value, quad in zip(step.widened(sums, i, values), quads):
-                    at = i64(i * 4 * len(quads) + quad)
-                    store(memory, wrapping("add", 32, 4, load(memory, at, 4), value), at, 4)
+                for value, at in zip(step.widened(sums, i), places[i]):
+                    held = load(memory, at, lanes)
+                    store(memory, wrapping("add", bits, lanes, held, value), at, lanes)
 
         (rows, row_stride), (columns, column_stride) = self.plan.source.runs
         turns, rest = self._turns
         span = max(1, step.limit // self._per_turn)
+        whole, last = divmod(turns, span)
+        some = span * self._per_turn
+        others = last * self._per_turn + rest
         with T.serial(i64(rows)) as i, T.serial(i64(columns)) as j:
             x = T.bind(x_at + i * row_stride + j * column_stride)
             w = T.bind(base + (i * columns + j) * self._run_weights)
-            whole, last = divmod(turns, span)
             if whole:
                 with T.serial(i64(whole)) as k:
-                    self._clear(step, sums, span * self._per_turn)
+                    self._clear(step, sums, some)
                     with T.serial(i64(span)) as turn:
                         self._turn(sums, x, w, T.bind(k * span + turn), self._per_turn)
-                    move(span * self._per_turn)
-            if last or rest:
-                values = last * self._per_turn + rest
-                self._clear(step, sums, values)
+                    move()
+            if others:
+                self._clear(step, sums, others)
                 with T.serial(i64(last)) as turn:
                     self._turn(sums, x, w, T.bind(whole * span + turn), self._per_turn)
                 if rest:
                     self._turn(sums, x, w, i64(turns), rest)
-                move(values)
-        return with_bias(
-            [[load(memory, i64(i * 4 * len(quads) + quad), 4) for quad in quads] for i in pixels]
-        )
+                move()
+        start = rows * columns * (whole * step.start(some) + (step.start(others) if others else 0))
+        values = [
+            [cast("int32", 4, load(memory, at + q, 4)) for at in row for q in range(0, lanes, 4)]
+            for row in places
+        ]
+        return self._with_bias(values, lane, start)
+
+    def _with_bias(self, values: list[list[Expr]], lane: Expr, start: int) -> list[list[Expr]]:
+        """Sums of all pixels plus the bias, less what they started from."""
+        offset = splat("int32", start, 4)
+        bias = [
+            T.bind(wrapping("sub", 32, 4, load(self.bias, lane + 4 * quad, 4), offset))
+            for quad in range(self._quads)
+        ]
+        return [
+            [wrapping("add", 32, 4, value, more) for value, more in zip(row, bias)]
+            for row in values
+        ]
 
     def _clear(self, step: Half, sums: Sums, values: int) -> None:
         self._zero(sums, step.start(values))
