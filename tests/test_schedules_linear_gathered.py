@@ -7,8 +7,9 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from kernel_tools import expected, make_data, run
-from test_schedules_linear import HOST, conv, on_every_device
+from test_schedules_linear import conv, on_every_device
 
+from tvmquant.schedules.linear import DenseKernel
 from tvmquant.schedules.linear.gathered import GatheredInput
 from tvmquant.schedules.linear.geometry import Geometry, InputPlan
 from tvmquant.schedules.linear.kernel import dense
@@ -87,7 +88,7 @@ def test_gathered_equals_reference(device, workload, seed):
     source = kernel.plan.input
     plain = InputPlan(source.geometry, source.step, source.dtype)
     made = GatheredInput.of(plain)
-    if made is not None:
+    if made is not None and not (workload.no_saturation and workload.w_bits == 8):
         # Whatever the model prefers: every layer that can be gathered is.
         kernel.__dict__["plan"] = replace(kernel.plan, input=made)
     data = make_data(workload, seed)
@@ -95,6 +96,9 @@ def test_gathered_equals_reference(device, workload, seed):
 
 
 def test_the_first_layer_of_a_network_is_gathered():
-    workload = conv(1, 112, 112, 3, 64, (7, 7), (2, 2), (3, 3, 3, 3), no_saturation=True)
-    if HOST.isa in ("avx512_vnni", "avx_vnni", "avx2"):
-        assert isinstance(dense(workload, HOST).plan.input, GatheredInput)
+    workload = conv(1, 112, 112, 3, 64, (7, 7), (2, 2), (3, 3, 3, 3))
+    for isa in ("avx512_vnni", "avx2"):
+        assert isinstance(DenseKernel(workload, isa).plan.input, GatheredInput)
+    # Values of several rows meet in one saturating sum: nobody has looked at those weights.
+    proven = DenseKernel(replace(workload, no_saturation=True), "avx2").plan
+    assert proven.isa.name == "avx2_maddubs" and not isinstance(proven.input, GatheredInput)

@@ -21,11 +21,13 @@ from tvmquant.passes.fuse_additions import fuse_additions
 from tvmquant.passes.lower import lower
 from tvmquant.passes.moves import merge_moves
 from tvmquant.passes.pack import pack
+from tvmquant.passes.pair_channels import pair_channels
 from tvmquant.passes.realize import realize
 from tvmquant.passes.simplify import simplify
 from tvmquant.passes.weight_only import quantize_weights
 from tvmquant.recipe import Recipe
 from tvmquant.schedules.selection import KernelTable
+from tvmquant.targets.device import Device
 
 Batches = Iterable[list[np.ndarray]]
 # Batches that show which biases are high.
@@ -96,9 +98,16 @@ def to_device(
 ) -> tuple[tvm.IRModule, tvm.IRModule]:
     """Phases 5 and 6: the packed module (for its layers' description) and the lowered one."""
     _report(progress, "pack")
+    if wants_pairs(kernels.device):
+        mod = pair_channels(mod)
     packed = _dump("5_pack", fuse_additions(pack(mod, kernels), kernels))
     _report(progress, "lower")
     return packed, _dump("6_lower", lower(packed, kernels))
+
+
+def wants_pairs(device: Device) -> bool:
+    """Whether the device multiplies bytes only in pairs whose sum saturates."""
+    return "ssse3" in device.features and not device.isa.endswith("vnni")
 
 
 def _is_observed(mod: tvm.IRModule) -> bool:

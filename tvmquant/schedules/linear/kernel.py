@@ -76,7 +76,10 @@ class DenseKernel:
         best = None
         sources = [replace(source, trim=trim) for trim in source.trims(8 // w.w_bits)]
         gathered = GatheredInput.of(source)
-        for plan in [*sources, gathered] if gathered else sources:
+        # Saturation was only ruled out for neighbours within a row of the filter.
+        if gathered and not (w.no_saturation and w.w_bits == 8):
+            sources.append(gathered)
+        for plan in sources:
             cost, tiles = tiling.priced(plan, isa, w.w_bits, self.sizes)
             if best is None or cost < best[0]:
                 best = cost, Plan(w, isa, plan, tiles)

@@ -12,17 +12,28 @@ from tvmquant.schedules.linear.geometry import InputPlan
 def cannot_saturate(weight: np.ndarray, x_bits: int = 8) -> bool:
     """Whether ``vpmaddubsw`` is exact for 8-bit weights ``[O, ..., K]``.
 
-    It adds two neighbouring products in int16; neighbours are looked for over the last two axes
-    together (columns and channels), which covers every order that the kernels use.
+    It adds two neighbouring products in int16. Of an even number of channels, every kernel pairs
+    the first with the second and so on; of an odd one, any neighbours over the last two axes
+    together (columns and channels) may meet.
     """
-    x_max = (1 << x_bits) - 1
+    low, high = pair_limits(x_bits)
     rows = weight.astype(np.int32)
-    rows = rows.reshape(*rows.shape[:-2], -1) if rows.ndim > 2 else rows
-    rows = np.pad(rows, [(0, 0)] * (rows.ndim - 1) + [(1, 1)])
-    high, low = np.maximum(rows, 0), np.minimum(rows, 0)
-    top = int((high[..., 1:] + high[..., :-1]).max()) * x_max
-    bottom = int((low[..., 1:] + low[..., :-1]).min()) * x_max
-    return top <= 32767 and bottom >= -32768
+    if rows.shape[-1] % 2 == 0:
+        pairs = rows.reshape(*rows.shape[:-1], -1, 2)
+        first, second = pairs[..., 0], pairs[..., 1]
+    else:
+        rows = rows.reshape(*rows.shape[:-2], -1) if rows.ndim > 2 else rows
+        rows = np.pad(rows, [(0, 0)] * (rows.ndim - 1) + [(1, 1)])
+        first, second = rows[..., :-1], rows[..., 1:]
+    top = int((np.maximum(first, 0) + np.maximum(second, 0)).max())
+    bottom = int((np.minimum(first, 0) + np.minimum(second, 0)).min())
+    return top <= high and bottom >= low
+
+
+def pair_limits(x_bits: int) -> tuple[int, int]:
+    """Least and greatest sum of two weights of one sign that ``vpmaddubsw`` can take."""
+    x_max = (1 << x_bits) - 1
+    return -(32768 // x_max), 32767 // x_max
 
 
 def pack_outputs(values: np.ndarray, outputs: int, groups: int, lanes: int) -> np.ndarray:
