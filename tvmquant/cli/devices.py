@@ -13,7 +13,8 @@ import click
 def devices(as_json: bool) -> None:
     """List the devices that --target knows, and which bits make a layer faster on each.
 
-    Estimated cycles of a 3×3 convolution of 64 to 64 channels, next to its 8-bit version.
+    The columns of bits say how much work a 3×3 convolution of 64 to 64 channels is, next to its
+    8-bit version, by the models that choose kernels: cycles, on ARM instructions.
     """
     from tvmquant.cli.display import output_console
 
@@ -50,7 +51,7 @@ def known_devices() -> list[dict[str, Any]]:
                 "features": sorted(device.features),
                 "num_cores": device.num_cores,
                 "tested": tested,
-                "cycles": {gain.precision: gain.cycles for gain in gains},
+                "work": {gain.precision: gain.work for gain in gains},
                 "kernels": {gain.precision: gain.kernel for gain in gains},
                 "pays": [gain.precision for gain in gains if gain.pays],
             }
@@ -61,15 +62,15 @@ def known_devices() -> list[dict[str, Any]]:
 def _table(found: list[dict[str, Any]]) -> Any:
     from rich.table import Table
 
-    precisions = list(found[0]["cycles"])
-    table = Table(title="cycles of a layer, relative to w8a8")
+    precisions = list(found[0]["work"])
+    table = Table(title="work of a layer, relative to w8a8")
     for header in ("target", "device", "processor", "features"):
         table.add_column(header, overflow="fold")
     table.add_column("cores", justify="right")
     for precision in precisions:
         table.add_column(precision, justify="right", no_wrap=True)
     for device in found:
-        ratios = (device["cycles"][precision] for precision in precisions)
+        ratios = (device["work"][precision] for precision in precisions)
         table.add_row(
             device["name"],
             device["about"] + ("" if device["tested"] else " (untested)"),

@@ -10,11 +10,11 @@ from tvmquant.recipe import parse_bits
 from tvmquant.schedules.selection import KernelTable, label_of
 from tvmquant.schedules.space import TuningDatabase
 from tvmquant.schedules.winograd import weight_bound
-from tvmquant.schedules.workload import Workload
+from tvmquant.schedules.workload import Kernel, Workload
 from tvmquant.targets import Device
 
 PRECISIONS = ("w8a8", "w4a8", "w4a4", "w2a2", "w1a1")
-# Less than this share of the 8-bit layer's cycles is worth the loss of accuracy.
+# Less than this share of the 8-bit layer's work is worth the loss of accuracy.
 _PAYS = 0.97
 
 
@@ -28,31 +28,44 @@ class Payoff:
         For example ``w4a4``.
     kernel : str
         Label of the kernel that is chosen.
-    cycles : float or None
-        Share of the cycles that the layer takes at w8a8, by the kernels' own models; ``None`` where
-        one has none.
+    work : float or None
+        Share of the work of the layer at w8a8, by the kernels' own models: cycles, on ARM
+        instructions. ``None`` where the models cannot be compared.
     """
 
     precision: str
     kernel: str
-    cycles: float | None
+    work: float | None
 
     @property
     def pays(self) -> bool:
         """Whether fewer bits are expected to save time, not only memory."""
-        return self.cycles is not None and self.cycles < _PAYS
+        return self.work is not None and self.work < _PAYS
 
 
 def payoffs(device: Device, database: TuningDatabase | None = None) -> list[Payoff]:
     """Compare the precisions on a 3×3 convolution of 64 to 64 channels at 28×28."""
     table = KernelTable(device, database=database)
     kernels = {name: table[typical_layer(name)] for name in PRECISIONS}
-    cycles = {name: getattr(kernel, "cycles", None) for name, kernel in kernels.items()}
-    whole = cycles["w8a8"]
-    return [
-        Payoff(name, label_of(kernel), cycles[name] / whole if whole and cycles[name] else None)
-        for name, kernel in kernels.items()
-    ]
+    unit, whole = _work(kernels["w8a8"])
+    found = []
+    for name, kernel in kernels.items():
+        own_unit, own = _work(kernel)
+        comparable = own_unit == unit and whole > 0
+        found.append(Payoff(name, label_of(kernel), own / whole if comparable else None))
+    return found
+
+
+def _work(kernel: Kernel) -> tuple[str, float]:
+    """What a kernel's model expects, and its unit."""
+    cycles = getattr(kernel, "cycles", None)
+    if cycles is not None:
+        return "cycles", float(cycles)
+    estimate = getattr(kernel, "estimate", None)
+    if estimate is None:
+        return "", 0.0
+    family = "instructions" if ".neon." in type(kernel).__module__ else type(kernel).__module__
+    return family, float(estimate(kernel.configs()[0]))
 
 
 def typical_layer(precision: str) -> Workload:
