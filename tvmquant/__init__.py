@@ -49,6 +49,7 @@ _HOME = {
     "TargetError": "tvmquant.errors",
     "RecipeError": "tvmquant.errors",
     "BundleError": "tvmquant.errors",
+    "RemoteError": "tvmquant.errors",
 }
 
 if TYPE_CHECKING:
@@ -59,15 +60,16 @@ if TYPE_CHECKING:
         InputError,
         ModelError,
         RecipeError,
+        RemoteError,
         TargetError,
         TvmQuantError,
         UnsupportedOperatorError,
     )
     from tvmquant.recipe import LayerRule, QuantSpec, Recipe
     from tvmquant.runtime.benchmark import Benchmark
-    from tvmquant.runtime.opening import load
     from tvmquant.runtime.compiled_model import CompiledModel
     from tvmquant.runtime.manifest import Manifest
+    from tvmquant.runtime.opening import load
     from tvmquant.runtime.profile import Profile
     from tvmquant.tuning.trials import Trials
 
@@ -84,6 +86,7 @@ __all__ = [
     "QuantSpec",
     "Recipe",
     "RecipeError",
+    "RemoteError",
     "TargetError",
     "Trials",
     "TvmQuantError",

@@ -7,10 +7,13 @@ from typing import Any
 
 import click
 
+from tvmquant.cli.remote import show_fleet
+
 
 @click.command()
+@click.option("--tracker", metavar="HOST:PORT", help="List what is registered there instead.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def devices(as_json: bool) -> None:
+def devices(tracker: str | None, as_json: bool) -> None:
     """List the devices that --target knows, and which bits make a layer faster on each.
 
     The columns of bits say how much work a 3×3 convolution of 64 to 64 channels is, next to its
@@ -18,6 +21,9 @@ def devices(as_json: bool) -> None:
     """
     from tvmquant.cli.display import output_console
 
+    if tracker is not None:
+        show_fleet(tracker, as_json)
+        return
     found = known_devices()
     if as_json:
         click.echo(json.dumps(found, indent=2))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -104,7 +105,7 @@ def serve(host: str, port: int | None, tracker: str | None, key: str) -> None:
         raise InputError(f"--tracker {tracker} needs --key: the kind of device, for example rpi4")
     if any(c.isspace() or c == ":" for c in key):
         raise InputError(f"--key {key!r}: write it without spaces and colons")
-    with _listen(host, port) as listener:
+    with _until_stopped(), _listen(host, port) as listener:
         address = Address(host, listener.getsockname()[1])
         _warn_when_open(address)
         if at is not None and address.is_local and not at.is_local:
@@ -113,7 +114,7 @@ def serve(host: str, port: int | None, tracker: str | None, key: str) -> None:
                 "another one: add --host with this machine's address"
             )
         _say(f"serving on {address}: {this_device()}")
-        _until_stopped(Server(listener, key, at, _say).run)
+        Server(listener, key, at, _say).run()
 
 
 @click.command()
@@ -135,10 +136,42 @@ def tracker(host: str, port: int) -> None:
     from tvmquant.remote.address import Address
 
     logger.setLevel("WARNING")
-    with _listen(host, port) as listener:
+    with _until_stopped(), _listen(host, port) as listener:
         _warn_when_open(Address(host, port))
         _say(f"tracker on {Address(host, port)}")
-        _until_stopped(lambda: _tracker_server(listener, os.urandom(16).hex()))
+        _tracker_server(listener, os.urandom(16).hex())
+
+
+def show_fleet(tracker: str, as_json: bool) -> None:
+    """Print the devices that are registered at a tracker."""
+    from rich.table import Table
+
+    from tvmquant.cli.display import output_console
+    from tvmquant.remote.tracker import TrackerClient
+
+    client = TrackerClient(tracker)
+    fleet = client.fleet()
+    if as_json:
+        found = {
+            key: {
+                "devices": [str(address) for address in fleet.of(key)],
+                "free": fleet.free.get(key, 0),
+                "waiting": fleet.waiting.get(key, 0),
+            }
+            for key in fleet.keys
+        }
+        click.echo(json.dumps(found, indent=2))
+        return
+    table = Table(title=f"{len(fleet.boards)} devices at {client.address}")
+    for header in ("key", "devices"):
+        table.add_column(header, overflow="fold")
+    for header in ("free", "waiting"):
+        table.add_column(header, justify="right")
+    for key in fleet.keys:
+        addresses = ", ".join(str(address) for address in fleet.of(key))
+        numbers = (fleet.free.get(key, 0), fleet.waiting.get(key, 0))
+        table.add_row(key, addresses, *map(str, numbers))
+    output_console().print(table)
 
 
 def _listen(host: str, port: int | None) -> Any:
@@ -166,7 +199,9 @@ def _say(text: str) -> None:
     sys.stdout.flush()
 
 
-def _until_stopped(run: Callable[[], Any]) -> None:
+@contextmanager
+def _until_stopped() -> Iterator[None]:
+    """Let Ctrl-C and SIGTERM end the body, and what it started."""
     import multiprocessing
     import signal
 
@@ -175,7 +210,7 @@ def _until_stopped(run: Callable[[], Any]) -> None:
 
     signal.signal(signal.SIGTERM, stop)
     try:
-        run()
+        yield
     except KeyboardInterrupt:
         _say("stopped")
     finally:

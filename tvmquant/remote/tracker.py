@@ -160,9 +160,10 @@ class TrackerClient:
     def _none(self, key: str, fleet: Fleet, wait: float) -> RemoteError:
         count = len(fleet.of(key))
         if count:
+            which = "the only device" if count == 1 else f"each of the {count} devices"
             return RemoteError(
-                f"all {count} devices with key {key!r} at the tracker {self.address} are in use "
-                f"(waited {wait:g} s): try again later"
+                f"{which} with key {key!r} at the tracker {self.address} is in use (waited "
+                f"{wait:g} s): try again later"
             )
         known = f"it has {', '.join(fleet.keys)}" if fleet.keys else "it has none at all"
         return RemoteError(
