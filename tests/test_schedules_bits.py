@@ -13,7 +13,6 @@ from tvmquant import reference
 from tvmquant.schedules.bits import BitsKernel
 from tvmquant.schedules.bits.kernel import bits, plans
 from tvmquant.schedules.bits.tables import Tables, byte_order
-from tvmquant.schedules.registry import find_kernel
 from tvmquant.schedules.selection import KernelTable
 from tvmquant.schedules.space import ConfigError
 from tvmquant.schedules.winograd.kernel import WinogradKernel
@@ -142,7 +141,7 @@ def test_sums_that_need_more_than_16_bits_are_left_to_others(device):
     names = [plan.isa.name for plan in plans(deep, device)]
     assert not any(name.startswith("vpshufb") for name in names)
     data = make_data(deep, 0, True)
-    kernel = find_kernel(deep, device)
+    kernel = KernelTable(device)[deep]
     got = run(kernel, device, *data)
     np.testing.assert_array_equal(got, expected(deep, *data))
 
@@ -166,9 +165,9 @@ def test_the_rule_leaves_the_rest_to_others():
 def test_the_faster_of_winograd_and_bits_comes_first():
     device = DEVICES.get("avx2", HOST)
     layer = conv(1, 14, 14, 256, 256, (3, 3), padding=(1, 1, 1, 1), x_bits=1, w_bits=1)
-    assert isinstance(find_kernel(layer, device), BitsKernel)
+    assert isinstance(KernelTable(device)[layer], BitsKernel)
     layer = replace(layer, x_bits=2, w_bits=2)
-    assert isinstance(find_kernel(layer, device), WinogradKernel)
+    assert isinstance(KernelTable(device)[layer], WinogradKernel)
     # Winograd's kernel needs memory for its weights.
     assert isinstance(KernelTable(device, expand=False)[layer], BitsKernel)
 
@@ -198,7 +197,7 @@ def test_code_keeps_to_the_instruction_set():
 @on_every_device
 def test_kernels_are_values(device):
     layer = conv(1, 8, 8, 256, 256, (1, 1), x_bits=1, w_bits=1)
-    a, b = (find_kernel(layer, device) for _ in range(2))
+    a, b = (KernelTable(device)[layer] for _ in range(2))
     assert isinstance(a, BitsKernel) and a == b and hash(a) == hash(b) and a.name == b.name
     assert a.prim_func() is a.prim_func()
     tvm.ir.assert_structural_equal(a.prim_func(), b.prim_func())

@@ -12,7 +12,7 @@ from tvm import relax
 from tvmquant import reference
 from tvmquant.schedules.depthwise.packing import pack_weight
 from tvmquant.schedules.depthwise.plan import make_plan
-from tvmquant.schedules.registry import find_kernel
+from tvmquant.schedules.selection import KernelTable
 from tvmquant.schedules.workload import Workload
 from tvmquant.targets.device import Device, get_device
 
@@ -63,7 +63,7 @@ def expected(workload: Workload, data: dict) -> np.ndarray:
 
 
 def run(workload: Workload, device: Device, data: dict) -> np.ndarray:
-    kernel = find_kernel(workload, device)
+    kernel = KernelTable(device)[workload]
     module = tvm.compile(kernel.prim_func(), target=device.target)
     packed = kernel.pack(data["w"], data["bias"], data["params"])
     arrays = [data["x"], *packed, data["qinfo"], np.zeros(workload.out_shape, workload.out_dtype)]
@@ -145,7 +145,7 @@ def test_extreme_values(name: str, flavour: str) -> None:
 def test_called_from_relax() -> None:
     workload = layer(24, 7, 3, 1)
     data = make_data(workload, np.random.default_rng(4))
-    kernel = find_kernel(workload, HOST)
+    kernel = KernelTable(HOST)[workload]
     packed = [*kernel.pack(data["w"], data["bias"], data["params"]), data["qinfo"]]
     builder = relax.BlockBuilder()
     x = relax.Var("x", relax.TensorType(workload.x_shape, "uint8"))

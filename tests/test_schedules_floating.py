@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from tvm import relax
 
 from tvmquant.schedules.floating.tiling import Machine, block_lanes, choose_tile
-from tvmquant.schedules.registry import find_kernel
+from tvmquant.schedules.selection import KernelTable
 from tvmquant.schedules.workload import Workload
 from tvmquant.targets.device import Device, get_device
 
@@ -47,7 +47,7 @@ def make_data(workload: Workload, seed: int) -> list[np.ndarray]:
 
 def check(workload: Workload, device: Device, seed: int) -> None:
     x, w, bias = make_data(workload, seed)
-    kernel = find_kernel(workload, device)
+    kernel = KernelTable(device)[workload]
     module = tvm.compile(kernel.prim_func(), target=device.target)
     arrays = [x, *kernel.pack(w, bias, ()), np.zeros(workload.out_shape, np.float32)]
     arguments = [tvm.runtime.tensor(a) for a in arrays]
@@ -118,7 +118,7 @@ def test_called_from_relax() -> None:
     shapes = (1, 6, 6, 8), (24, 3, 3, 8)
     workload = float_workload("conv2d_float", *shapes, (1, 1), (1, 1, 1, 1), (1, 1), 1)
     x, w, bias = make_data(workload, 5)
-    kernel = find_kernel(workload, HOST)
+    kernel = KernelTable(HOST)[workload]
     builder = relax.BlockBuilder()
     parameter = relax.Var("x", relax.TensorType(workload.x_shape, "float32"))
     with builder.function("main", [parameter]):

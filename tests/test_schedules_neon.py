@@ -13,7 +13,6 @@ from tvmquant import reference
 from tvmquant.schedules.neon import DirectKernel
 from tvmquant.schedules.neon.direct import direct
 from tvmquant.schedules.neon.steps import Byte, Half
-from tvmquant.schedules.registry import find_kernel
 from tvmquant.schedules.selection import KernelTable
 from tvmquant.schedules.space import ConfigError
 from tvmquant.schedules.workload import Workload
@@ -187,7 +186,7 @@ def test_code_is_what_is_meant(isa, bits, step, wanted):
 def test_the_rule_takes_every_dense_layer_of_arm():
     for isa in PROCESSORS:
         assert isinstance(
-            find_kernel(replace(LAYER, strides=(2, 2)), arm_device(isa)), DirectKernel
+            KernelTable(arm_device(isa))[replace(LAYER, strides=(2, 2))], DirectKernel
         )
     assert direct(LAYER, get_device()) is None
     assert direct(LAYER, get_device({"kind": "llvm", "mtriple": "x86_64-linux-gnu"})) is None
@@ -208,7 +207,7 @@ def test_packed_weights_take_their_bits(isa, bits):
 def test_weights_are_never_expanded_where_that_is_forbidden():
     shape = conv(1, 8, 8, 24, 16, (3, 3))
     device = arm_device("neon")
-    assert find_kernel(shape, device).expansion() is not None
+    assert KernelTable(device)[shape].expansion() is not None
     kernel = KernelTable(device, expand=False)[shape]
     assert isinstance(kernel, DirectKernel) and kernel.expansion() is None
 

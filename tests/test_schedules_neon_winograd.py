@@ -12,7 +12,7 @@ from tvmquant import reference
 from tvmquant.schedules.neon import DirectKernel, NeonWinogradKernel
 from tvmquant.schedules.neon.winograd.kernel import winograd
 from tvmquant.schedules.neon.winograd.plan import METHODS, method, variants
-from tvmquant.schedules.registry import find_kernel
+from tvmquant.schedules.selection import KernelTable
 from tvmquant.schedules.space import ConfigError
 from tvmquant.targets import get_device
 
@@ -117,10 +117,10 @@ def test_code_multiplies_by_lanes(kind, step):
 def test_the_rule():
     device = arm_device("neon")
     shape = layer(1, 28, 28, 64, 64)
-    kernel = find_kernel(shape, device)
+    kernel = KernelTable(device)[shape]
     assert isinstance(kernel, NeonWinogradKernel) and kernel.plan.algorithm.size == 4
     # Dot products of 16 bytes are cheaper than multiplications of four words.
-    assert isinstance(find_kernel(shape, arm_device("neon_dotprod")), DirectKernel)
+    assert isinstance(KernelTable(arm_device("neon_dotprod"))[shape], DirectKernel)
     for other in (
         replace(shape, strides=(2, 2)),
         replace(shape, dilation=(1, 2)),
@@ -128,7 +128,7 @@ def test_the_rule():
         layer(1, 28, 28, 1, 1),
     ):
         assert winograd(other, device) is None
-        assert isinstance(find_kernel(other, device), DirectKernel)
+        assert isinstance(KernelTable(device)[other], DirectKernel)
     assert winograd(shape, get_device()) is None
 
 

@@ -2,7 +2,8 @@ import pytest
 
 from tvmquant.errors import TvmQuantError
 from tvmquant.schedules import registry
-from tvmquant.schedules.registry import find_kernel, register_rule, rules_for
+from tvmquant.schedules.registry import register_rule, rules_for
+from tvmquant.schedules.selection import KernelTable
 from tvmquant.schedules.workload import Workload
 from tvmquant.targets import get_device
 
@@ -27,7 +28,7 @@ def test_highest_priority_wins_whatever_the_order_of_registration(op):
 
     register_rule(op, 1)(low)
     register_rule(op, 5)(high)
-    assert find_kernel(workload(op), get_device()) == "high"
+    assert KernelTable(get_device())[workload(op)] == "high"
     assert rules_for(op) == [high, low]
 
 
@@ -38,7 +39,7 @@ def test_a_rule_that_returns_none_passes_on(op):
     def general(seen, device):
         return (seen.op, device.name)
 
-    assert find_kernel(workload(op), get_device()) == (op, "host")
+    assert KernelTable(get_device())[workload(op)] == (op, "host")
 
 
 def test_equal_priorities_go_by_name(op):
@@ -52,7 +53,7 @@ def test_equal_priorities_go_by_name(op):
         registry._RULES.pop(op, None)
         register_rule(op, 3)(first)
         register_rule(op, 3)(second)
-        assert find_kernel(workload(op), get_device()) == "a"
+        assert KernelTable(get_device())[workload(op)] == "a"
 
 
 def test_registering_again_replaces(op):
@@ -66,4 +67,4 @@ def test_registering_again_replaces(op):
 
 def test_no_rule_is_an_error_that_names_the_workload():
     with pytest.raises(TvmQuantError, match=r"no kernel for nothing_like_it \(1, 4\)"):
-        find_kernel(workload("nothing_like_it"), get_device())
+        KernelTable(get_device())[workload("nothing_like_it")]

@@ -6,7 +6,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from weight_only_tools import DEVICES, HOST, WeightOnlyData, run_weight_only, weight_only_workload
 
-from tvmquant.schedules.registry import find_kernel, named_rules
+from tvmquant.schedules.registry import named_rules
+from tvmquant.schedules.selection import KernelTable
 from tvmquant.schedules.space import ConfigError
 from tvmquant.schedules.weight_only import WeightOnlyKernel, digits
 from tvmquant.schedules.weight_only.plan import Sizes
@@ -23,7 +24,7 @@ def kernel_of(rule, workload):
 
 def check(workload, device, seed=0, spread=1.0, kernel=None):
     data = WeightOnlyData.of(workload, seed, spread)
-    made = run_weight_only(kernel or find_kernel(workload, device), device, data)
+    made = run_weight_only(kernel or KernelTable(device)[workload], device, data)
     want, bound = data.expected()
     assert np.isfinite(made).all()
     worst = np.max(np.abs(made.astype(np.float64) - want) / bound)
@@ -111,7 +112,7 @@ def test_bytes_at_their_limits(device, bits, group_size):
     data.x[:] = np.float32((33 * 2**16 - 128 * 2**8 - 128) * 2.0**-21)
     data.w[:] = 2 ** (bits - 1) - 1
     data.w[::2] = -(2 ** (bits - 1))
-    made = run_weight_only(find_kernel(workload, device), device, data)
+    made = run_weight_only(KernelTable(device)[workload], device, data)
     want, bound = data.expected()
     assert (np.abs(made.astype(np.float64) - want) <= bound).all()
 

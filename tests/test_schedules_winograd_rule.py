@@ -11,7 +11,6 @@ from kernel_tools import make_data
 from winograd_tools import DEVICES, HOST, check, conv, make_kernel
 
 from tvmquant.schedules.linear import DenseKernel
-from tvmquant.schedules.registry import find_kernel
 from tvmquant.schedules.selection import KernelTable
 from tvmquant.schedules.space import ConfigError
 from tvmquant.schedules.winograd import WinogradKernel, weight_bound
@@ -85,7 +84,7 @@ def test_what_is_not_proven_is_refused():
 def test_the_rule_takes_only_what_it_covers():
     device = next(iter(DEVICES.values()))
     layer = conv(1, 56, 56, 64, 64)
-    assert isinstance(find_kernel(layer, device), WinogradKernel)
+    assert isinstance(KernelTable(device)[layer], WinogradKernel)
     others = [
         replace(layer, strides=(2, 2)),
         replace(layer, dilation=(1, 2)),
@@ -97,7 +96,7 @@ def test_the_rule_takes_only_what_it_covers():
     ]
     for other in others:
         assert winograd(other, device) is None
-        assert isinstance(find_kernel(other, device), DenseKernel)
+        assert isinstance(KernelTable(device)[other], DenseKernel)
     assert winograd(layer, Device("old", HOST.target_json, frozenset())) is None
     assert isinstance(KernelTable(device, expand=False)[layer], DenseKernel)
 

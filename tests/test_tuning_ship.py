@@ -8,7 +8,8 @@ from click.testing import CliRunner
 from tuning_tools import HOST, FakeBuilders
 
 from tvmquant.errors import InputError
-from tvmquant.schedules.registry import find_kernel, named_rules
+from tvmquant.schedules.registry import resolve_rule
+from tvmquant.schedules.selection import KernelTable
 from tvmquant.schedules.space import configured
 from tvmquant.tuning import Database, ship
 from tvmquant.tuning import model as tuning_model
@@ -16,6 +17,7 @@ from tvmquant.tuning.active import shipped_path
 from tvmquant.tuning.candidates import candidates
 from tvmquant.tuning.common_layers import NETWORKS, PRECISIONS, common_layers
 from tvmquant.tuning.record import instruction_set
+from tvmquant.tuning.trials import LayerTuning, TuneReport
 
 
 # Millions of multiply-accumulates, from the papers and torchvision.
@@ -65,6 +67,8 @@ def test_the_script_writes_the_best_and_the_default(monkeypatch, tmp_path):
     result = CliRunner().invoke(ship.main, arguments)
     assert result.exit_code == 0, result.output
     assert "12 distinct layers" in result.stdout
+    assert "default over tuned: median" in result.stdout and "of 12 layers" in result.stdout
+    assert [path.name for path in output.parent.iterdir()] == ["x.jsonl"]
     everything, shipped = Database(work), Database(output)
     workloads = common_layers(("resnet18",), ("w4a4",))
     assert len(everything) > len(shipped) <= 2 * len(workloads)
@@ -72,8 +76,8 @@ def test_the_script_writes_the_best_and_the_default(monkeypatch, tmp_path):
         assert shipped.best(workload, HOST).key == everything.best(workload, HOST).key
         keys = {record.key for record in shipped.measured(workload, HOST)}
         assert candidates(workload, HOST)[0].key in keys
-        best = find_kernel(workload, HOST, shipped)
-        assert best == find_kernel(workload, HOST, everything)
+        best = KernelTable(HOST, database=shipped)[workload]
+        assert best == KernelTable(HOST, database=everything)[workload]
     # The work file is gone on from.
     again = CliRunner().invoke(ship.main, arguments)
     assert "0 candidates measured" in again.stdout
@@ -113,5 +117,16 @@ def test_what_ships_is_up_to_date(path):
         pytest.skip("another processor")
     for workload in dict.fromkeys(record.workload for record in database.records):
         choice = database.ranked(workload, device)[0]
-        rule = named_rules(workload.op)[choice.rule]
+        rule = resolve_rule(workload.op, choice.rule)
         configured(rule(workload, device), choice.config)
+
+
+def test_the_verdict_names_the_worst_layers_and_what_is_missing():
+    layer = common_layers(("resnet18",), ("w4a4",))[1]
+    rules = (LayerTuning(layer, 3e-3, 1e-3, "rules.winograd"), LayerTuning(layer, None, None, ""))
+    lines = list(ship.verdict(TuneReport(rules, 2, 1)))
+    assert lines[0] == "default over tuned: median 3.000 of 1 layers, above 1.5: the models are off"
+    assert lines[1].startswith("  3.00x conv2d") and lines[1].endswith("best is winograd")
+    assert lines[2].startswith("1 layers were not measured")
+    fine = TuneReport((LayerTuning(layer, 1.2e-3, 1e-3, "dense"),), 1, 0)
+    assert "median 1.200 of 1 layers, as it must be" in next(ship.verdict(fine))

@@ -11,7 +11,8 @@ from tuning_tools import CONV, HOST, FakeBuilders, record
 from tvm import te
 
 from tvmquant.passes.schedule import ScheduleFunctions, unscheduled
-from tvmquant.schedules.registry import find_kernel, named_rules
+from tvmquant.schedules.registry import named_rules
+from tvmquant.schedules.selection import KernelTable
 from tvmquant.schedules.space import ConfigError
 from tvmquant.schedules.tensorized import TensorizedKernel
 from tvmquant.schedules.tensorized.intrinsic import lanes_of
@@ -203,7 +204,7 @@ def test_tensorized_convolutions_equal_the_reference(isa, tmp_path):
     processor = {"workload": workload, "device": device}
     database.add(record(2e-3, rule=default.rule, config=default.config, **processor))
     database.add(record(1e-3, rule=RULE, config={"trace": traces[0][0]}, **processor))
-    chosen = find_kernel(workload, device, database)
+    chosen = KernelTable(device, database=database)[workload]
     assert isinstance(chosen, TensorizedKernel) and chosen.trace
 
 
@@ -212,7 +213,7 @@ def test_without_a_trace_the_tensorized_kernel_takes_no_part():
     kernel = named_rules("conv2d")[RULE](COVERED, HOST)
     assert kernel is None or kernel.configs() == []
     assert not any(c.rule == RULE for c in candidates(COVERED, HOST))
-    assert not isinstance(find_kernel(COVERED, HOST), TensorizedKernel)
+    assert not isinstance(KernelTable(HOST)[COVERED], TensorizedKernel)
     proven = TensorizedKernel(COVERED, HOST.isa)
     for bad in ({"rows": 1}, {"trace": [[["Nonsense", [], [], []]], []]}):
         with pytest.raises(ConfigError):

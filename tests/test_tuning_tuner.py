@@ -16,7 +16,7 @@ from tuning_tools import (
     wrong,
 )
 
-from tvmquant.schedules.registry import find_kernel
+from tvmquant.schedules.selection import KernelTable
 from tvmquant.tuning.candidates import candidates
 from tvmquant.tuning.cost_model import AnalyticModel
 from tvmquant.tuning.database import Database
@@ -40,9 +40,9 @@ def test_every_layer_gets_its_trials_and_the_database_the_fastest():
         times = [fake_seconds(config) for config in configs]
         assert layer.best == min(times) and layer.default == times[0]
         assert layer.ratio == pytest.approx(times[0] / min(times))
-        best = find_kernel(layer.workload, HOST, database)
+        best = KernelTable(HOST, database=database)[layer.workload]
         assert fake_seconds(vars(best.sizes)) == min(times)
-        assert find_kernel(layer.workload, HOST).sizes is None
+        assert KernelTable(HOST)[layer.workload].sizes is None
     assert "2 distinct layers" in str(report)
 
 
@@ -123,7 +123,7 @@ def test_a_wrong_candidate_cannot_win():
         assert set(bad) == {name_of(wrong), name_of(fail)}
         assert "wrong output: " in bad[name_of(wrong)] and "values differ" in bad[name_of(wrong)]
         assert "cannot pack" in bad[name_of(fail)]
-        assert find_kernel(MATMUL, HOST, database).name.startswith("matmul_6x32")
+        assert KernelTable(HOST, database=database)[MATMUL].name.startswith("matmul_6x32")
 
 
 def test_a_layer_whose_default_fails_is_left_out_with_a_warning():
@@ -137,9 +137,9 @@ def test_a_layer_whose_default_fails_is_left_out_with_a_warning():
 def test_measurements_without_todays_default_are_not_trusted():
     database = Database()
     database.add(record(1e-9, config=candidates(MATMUL, HOST)[2].config))
-    assert find_kernel(MATMUL, HOST, database).sizes is not None
+    assert KernelTable(HOST, database=database)[MATMUL].sizes is not None
     with registered(wrong, priority=99):
-        assert find_kernel(MATMUL, HOST, database).name == "matmul_wrong"
+        assert KernelTable(HOST, database=database)[MATMUL].name == "matmul_wrong"
 
 
 @pytest.mark.parametrize(
@@ -150,4 +150,4 @@ def test_unknown_sizes_fall_back_to_the_default(config):
     database.add(record(1e-9, config=config))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert find_kernel(MATMUL, HOST, database).sizes is None
+        assert KernelTable(HOST, database=database)[MATMUL].sizes is None

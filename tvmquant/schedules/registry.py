@@ -3,8 +3,8 @@
 A rule is a function ``(workload, device) -> Kernel | None``. The rules of one operator are tried
 from the highest priority down and the first one that returns a kernel wins, so a specialised
 kernel registers above the general one and returns ``None`` for whatever it does not cover. Rules
-live in the subpackages of ``tvmquant.schedules`` and register when those are imported, which
-:func:`find_kernel` does on its first call.
+live in the subpackages of ``tvmquant.schedules`` and register when those are imported, which the
+first lookup does. :class:`tvmquant.schedules.selection.KernelTable` chooses among their kernels.
 """
 
 from __future__ import annotations
@@ -139,28 +139,6 @@ def kernels_for(
         kernel = kernels[name] if name in kernels else rule(workload, device)
         if kernel is not None:
             yield kernel
-
-
-def find_kernel(
-    workload: Workload, device: Device, database: TuningDatabase | None = None
-) -> Kernel:
-    """Make the kernel of ``workload`` for ``device``.
-
-    Parameters
-    ----------
-    workload : Workload
-    device : Device
-    database : TuningDatabase, optional
-        Measurements to choose by; without any the rule of the highest priority wins.
-
-    Raises
-    ------
-    TvmQuantError
-        If no rule covers the workload.
-    """
-    for kernel in kernels_for(workload, device, database):
-        return kernel
-    raise no_kernel(workload, device)
 
 
 def no_kernel(workload: Workload, device: Device) -> TvmQuantError:

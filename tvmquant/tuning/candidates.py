@@ -49,15 +49,16 @@ def candidates(workload: Workload, device: Device) -> list[Candidate]:
 
     Rules that stand aside take part, see :func:`tvmquant.schedules.registry.register_rule`.
     """
-    defaults, others = [], []
+    defaults, others, seen = [], [], []
     made = {name: rule(workload, device) for name, rule in named_rules(workload.op).items()}
     considered = considered_rules(workload.op)
     # Whatever is first without tuning stays first.
     order = sorted(made, key=lambda name: made[name] is None)
     for name in order:
         kernel = made[name] or considered[name](workload, device)
-        if kernel is None:
+        if kernel is None or kernel in seen:  # two rules may make the same kernel
             continue
+        seen.append(kernel)
         configs = configs_of(kernel)
         if not configs:  # found in another way, see tvmquant.tuning.functions
             continue

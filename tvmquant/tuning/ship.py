@@ -7,7 +7,7 @@ best and the default choice of each into ``tvmquant/assets/tuned/<instruction se
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,8 +23,11 @@ from tvmquant.tuning.common_layers import NETWORKS, PRECISIONS, common_layers
 from tvmquant.tuning.database import Database
 from tvmquant.tuning.model import tune_workloads
 from tvmquant.tuning.record import Record, instruction_set
-from tvmquant.tuning.trials import Trials
+from tvmquant.tuning.trials import Trials, TuneReport
 
+# The median layer's default may take so many times as long as its best kernel.
+MOST = 1.5
+_WORST = 5
 _AVX512 = ("avx512vnni", "avx512vpopcntdq", "avx512vbmi", "avx512vl", "avx512bw", "avx512f")
 
 
@@ -75,9 +78,25 @@ def essence(database: Database, workloads: Iterable[Workload], device: Device) -
     return [replace(record, seconds=float(f"{record.seconds:.4g}")) for record in kept]
 
 
+def verdict(report: TuneReport) -> Iterator[str]:
+    """How good the default rules are, and where they are worst."""
+    ranked = sorted((layer for layer in report.layers if layer.ratio), key=lambda x: -x.ratio)
+    good = "as it must be" if report.median_ratio <= MOST else f"above {MOST}: the models are off"
+    yield f"default over tuned: median {report.median_ratio:.3f} of {len(ranked)} layers, {good}"
+    for layer in ranked[:_WORST]:
+        w = layer.workload
+        yield (
+            f"  {layer.ratio:.2f}x {w.op} {w.x_shape} x {w.w_shape} w{w.w_bits}a{w.x_bits}: best "
+            f"is {layer.rule.rpartition('.')[2]}"
+        )
+    missing = len(report.layers) - len(ranked)
+    if missing:
+        yield f"{missing} layers were not measured: run again with the same --work"
+
+
 @click.command()
 @click.option("--isa", default="host", show_default=True, help="Or avx2, avx_vnni.")
-@click.option("--trials", default=5, show_default=True, type=click.IntRange(2))
+@click.option("--trials", default=6, show_default=True, type=click.IntRange(2))
 @click.option("--network", "networks", multiple=True, type=click.Choice(list(NETWORKS)))
 @click.option("--precision", "precisions", multiple=True, type=click.Choice(PRECISIONS))
 @click.option(
@@ -103,8 +122,12 @@ def main(
     path = output or shipped_path(isa)
     path.parent.mkdir(parents=True, exist_ok=True)
     records = essence(database, workloads, device)
-    path.write_text("".join(f"{record.to_json()}\n" for record in records), encoding="utf-8")
+    part = path.with_name(f".{path.name}.part")
+    part.write_text("".join(f"{record.to_json()}\n" for record in records), encoding="utf-8")
+    part.replace(path)
     click.echo(f"{path}: {len(records)} records; {report}")
+    for line in verdict(report):
+        click.echo(line)
 
 
 if __name__ == "__main__":
