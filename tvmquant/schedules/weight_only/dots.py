@@ -1,4 +1,4 @@
-"""Dot products of unsigned weights and signed activations, four bytes a lane."""
+"""Dot products of weights and signed activations, four bytes a lane."""
 
 from __future__ import annotations
 
@@ -31,6 +31,10 @@ class ByteDot:
     def flush(self) -> int:
         """Steps after which int16 sums are added to the int32 ones; 0 where all are int32."""
         return 0
+
+    def offset(self, bits: int) -> int:
+        """What is added to stored weights."""
+        return 2 ** (bits - 1)
 
     def add(self, total: Expr, weight: Expr, x: Expr) -> Expr:
         """The sum after one step; ``weight`` and ``x`` are int32 words of four bytes."""
@@ -69,12 +73,30 @@ class PairDot(ByteDot):
         return intrinsic("int32", self.lanes, "llvm.x86.avx2.pmadd.wd", pairs, ones)
 
 
+@dataclass(frozen=True)
+class ArmDot(ByteDot):
+    """``sdot``, both factors signed."""
+
+    def offset(self, bits: int) -> int:
+        """What is added to stored weights: narrow ones are easier to unpack as positive codes."""
+        return 0 if bits == 8 else 2 ** (bits - 1)
+
+    def add(self, total: Expr, weight: Expr, x: Expr) -> Expr:
+        """The sum after one step."""
+        count = STEP * self.lanes
+        factors = (bits_as("int8", count, value) for value in (weight, x))
+        name = "llvm.aarch64.neon.sdot.v4i32.v16i8"
+        return intrinsic("int32", self.lanes, name, total, *factors)
+
+
 def byte_dot(device: Device, outputs: int, bits: int) -> ByteDot | None:
     """What a device offers for weights of ``bits`` bits and so many output channels."""
     if device.isa == "avx512_vnni":
         return ByteDot(next((n for n in (16, 8) if n <= outputs), 4), 32)
     if device.isa == "avx_vnni":
         return ByteDot(8 if outputs >= 8 else 4, 16)
+    if device.isa in ("neon_dotprod", "neon_i8mm"):
+        return ArmDot(4, 32)
     if device.isa == "avx2" and bits < 8:
         return PairDot(8, 16, bits=bits)
     return None

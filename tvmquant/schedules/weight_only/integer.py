@@ -74,7 +74,7 @@ class IntegerKernel(PanelKernel):
         """Words of four bytes; a byte holds one weight of each of ``8 // bits`` steps."""
         pad = self.padded - groups.shape[-1]
         codes = np.pad(groups, [(0, 0)] * (groups.ndim - 1) + [(0, pad)]).astype(np.int64)
-        codes = codes + 2 ** (self.bits - 1)
+        codes = codes + self.dot.offset(self.bits)
         parts = codes.reshape(*codes.shape[:-1], self.words, self.pieces, STEP)
         shifts = np.arange(self.pieces)[:, None] * self.bits
         joined = (parts << shifts).sum(-2).astype(np.uint8)
@@ -89,7 +89,7 @@ class IntegerKernel(PanelKernel):
             self.group,
             padded=self.padded,
             count=DIGITS,
-            offset=2 ** (self.bits - 1),
+            offset=self.dot.offset(self.bits),
             sums=self.workload.zero_points,
             parallel=self.parallel,
         )
