@@ -7,17 +7,16 @@ image leave out taps: they have code of their own.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 from tvmquant.schedules.linear.geometry import Geometry, InputPlan
 from tvmquant.schedules.linear.isa import InstructionSet
+from tvmquant.schedules.linear.model import image_cost, work
 from tvmquant.schedules.space import ConfigError
 
 # Chunks should stay in the first-level cache, heavy layers' activations in the second.
 _CHUNK_BYTES = 16 << 10
-_LEVEL1_WEIGHTS = 24 << 10
 _LARGE_WEIGHTS = 128 << 10
 _PARALLEL_MACS = 1 << 21
 _MACS_PER_CHUNK = 1 << 20
@@ -26,12 +25,6 @@ _MAX_TILE = 12  # pixels or vectors: bounds the code of one tile
 # The tuner may try tiles that the model believes to spill, and what costs twice the best.
 _SPILL = 2
 _WORTH = 2.0
-# Half cycles: to begin a segment, and for a multiplication in the code, which has to come from
-# memory once.
-_SEGMENT = 10
-_CODE = 20
-# Multiplications in the code of all kinds of tiles: TVM takes seconds over more.
-_MAX_CODE = 400
 
 
 @dataclass(frozen=True)
@@ -144,8 +137,8 @@ def priced(
         )
         if not fits:
             raise ConfigError(f"{sizes} does not fit {g.out} pixels of {sum(widths)} channels")
-        cost = _cost(
-            plan, isa, _work(plan, rows, columns), _blocks(wide, len(widths), count), w_bits
+        cost = image_cost(
+            plan, isa, work(plan, rows, columns), _blocks(wide, len(widths), count), w_bits
         )
     full = wide // count
     vectors, tail = tuple(widths[:count]), tuple(widths[full * count :])
@@ -259,7 +252,7 @@ def _candidates(
                 if needed > isa.registers + spill and (count, pixels) != (1, 1):
                     continue
                 # Equal costs: prefer tiles along a row.
-                cost = _cost(plan, isa, _work(plan, rows, columns), blocks, w_bits)
+                cost = image_cost(plan, isa, work(plan, rows, columns), blocks, w_bits)
                 yield cost * (1 + 1e-3 * (rows - 1)), rows, columns, count
 
 
@@ -268,64 +261,3 @@ def _blocks(wide: int, total: int, count: int) -> list[int]:
     full = wide // count
     rest = total - full * count
     return [count] * full + ([rest] if rest else [])
-
-
-# Tiles of one kind: how many there are, their pixels, and (steps of a row of the filter, pixels
-# that use them, mean number of such rows).
-_Work = list[tuple[int, int, list[tuple[int, int, float]]]]
-
-
-def _work(plan: InputPlan, rows: int, columns: int) -> _Work:
-    """What there is to do for one block of output channels."""
-    kinds = []
-    for patch in plan.patches(rows, columns):
-        segments = [
-            (part.count, len(part.pixels), sweep.rows(patch.rows.count))
-            for sweep in plan.sweeps(patch)
-            for part in sweep.parts
-        ]
-        kinds.append((patch.rows.count * patch.columns.count, len(patch.pixels), segments))
-    return kinds
-
-
-def _cost(
-    plan: InputPlan, isa: InstructionSet, work: _Work, blocks: list[int], w_bits: int
-) -> float:
-    """Half cycles of the whole image."""
-    each = {
-        vectors: sum(
-            tiles * _tile_cost(plan, isa, pixels, segments, vectors, w_bits)
-            for tiles, pixels, segments in work
-        )
-        for vectors in set(blocks)
-    }
-    code = sum(pixels * len(segments) for _, pixels, segments in work) * sum(each)
-    code *= 8 // max(w_bits, 2)
-    if len(work) > 1 and code > _MAX_CODE:
-        return math.inf
-    return sum(each[vectors] for vectors in blocks) + plan.copy_cost + _CODE * code
-
-
-def _tile_cost(
-    plan: InputPlan,
-    isa: InstructionSet,
-    pixels: int,
-    segments: list[tuple[int, int, float]],
-    vectors: int,
-    w_bits: int,
-) -> float:
-    """Half cycles of one tile.
-
-    Two multiplications and two loads a cycle, four cycles of latency, half a vector a cycle
-    from the second-level cache for weights that the first one cannot hold.
-    """
-    unpack = 0 if w_bits == 8 else 2 * vectors
-    heavy = plan.steps * vectors * isa.lanes[0] * isa.step * w_bits // 8 > _LEVEL1_WEIGHTS
-    cost = 6.0 * pixels * vectors + 20
-    for steps, used, rows in segments:
-        loads = used + isa.weight_cost * vectors
-        step = max(isa.multiplies * used * vectors + unpack, loads, 8)
-        if heavy:
-            step = max(step, 4 * vectors * w_bits // 8)
-        cost += rows * (steps * (step + 1 + 0.1 * loads) + _SEGMENT)
-    return cost
