@@ -25,11 +25,18 @@ def make_kernel(workload, size, kind, **more):
     plan = method(workload, size, kind)
     if plan is None:
         return None
-    best = min(variants(plan), key=lambda p: p.instructions)
+    best = min(variants(plan), key=lambda p: p.cost)
     return NeonWinogradKernel(replace(best, **more))
 
 
-WIDTHS = {("half", 2): (2, 4), ("half", 3): (2, 2), ("half", 4): (1, 1)}
+WIDTHS = {
+    ("half", 2): (2, 4),
+    ("half", 3): (2, 2),
+    ("half", 4): (1, 1),
+    ("byte", 2): (4, 4),
+    ("byte", 3): (2, 2),
+    ("byte", 4): (1, 1),
+}
 
 
 @needs_emulator
@@ -58,19 +65,19 @@ def test_blocks_and_chunks(tmp_path):
 
 
 @needs_emulator
-@pytest.mark.parametrize("kind", ["half", "long"])
+@pytest.mark.parametrize("kind", ["byte", "half", "long"])
 def test_outputs_at_the_proven_bound(kind, tmp_path):
     """Every weight and activation at its limit, with as many channels as the proof allows."""
     program, wanted = Program("neon"), {}
     for size in (2, 3, 4):
-        bits = {"half": 3 - size // 2, "long": 8}[kind]
+        bits = 8 if kind == "long" else 3 - size // 2
 
         def one(channels, size=size, bits=bits):
             shape = layer(4, size + 1, size + 1, channels, 8, w_bits=bits, x_bits=bits)
             plan = method(replace(shape, requantize="none"), size, kind)
             return plan if plan and plan.chunks == 1 else None
 
-        channels = max(c for c in range(1, {"half": 400, "long": 4200}[kind]) if one(c))
+        channels = max(c for c in range(1, 4200 if kind == "long" else 400) if one(c))
         assert one(channels + 1) is None
         kernel = NeonWinogradKernel(replace(one(channels), rows=2))
         x, w, bias, params, _ = make_data(kernel.workload)
@@ -101,6 +108,38 @@ def test_what_is_not_proven_is_refused():
     assert method(layer(1, 8, 8, 320, 64, w_bits=2, x_bits=2), 3, "half").chunks == 2
     bounded = replace(narrow, x_shape=(1, 8, 8, 320), w_shape=(64, 3, 3, 320), max_abs_sum=4096)
     assert method(bounded, 3, "half").chunks == 1
+
+
+@needs_emulator
+def test_bytes_at_their_limits(tmp_path):
+    """For every position the input and the filter that make its operands largest."""
+    kernel = make_kernel(layer(50, 5, 5, 9, 50, (0, 0, 0, 0), w_bits=2, x_bits=2), 3, "byte")
+    kernel = NeonWinogradKernel(
+        replace(kernel.plan, workload=replace(kernel.workload, requantize="none"))
+    )
+    x, w, bias, params, qinfo = make_data(kernel.workload)
+    b = kernel.plan.algorithm.rows.input_matrix
+    g = np.array(kernel.plan.algorithm.rows.filter_matrix)
+    for position in range(25):
+        i, j = divmod(position, 5)
+        for sign, at in ((1, position), (-1, 25 + position)):
+            x[at] = np.where(sign * np.outer(b[i], b[j]) > 0, 3, 0)[..., None]
+            w[at] = np.where(sign * np.outer(g[i], g[j]) > 0, 1, -2)[..., None]
+    program = Program("neon")
+    number = program.kernel(kernel, x, kernel.pack(w, bias, params), qinfo)
+    got = program.run(tmp_path)[number]
+    np.testing.assert_array_equal(got, expected(kernel.workload, x, w, bias, params, qinfo))
+
+
+def test_bytes_multiply_at_full_rate():
+    workload = layer(1, 14, 14, 64, 64, w_bits=2, x_bits=2)
+    kernel = KernelTable(arm_device("neon"))[workload]
+    assert kernel.plan.operands.name == "byte"
+    loop = inner_loop(kernel.prim_func(), "neon", "smlal")
+    found = [words for words in loop if words[0] in ("smlal", "smlal2")]
+    assert all(words[1].endswith(".8h") for words in found)
+    assert not {words[0] for words in loop} & {"mov", "mul", "smull", "str", "stp"}
+    assert len(found) > 0.7 * len(loop)
 
 
 @pytest.mark.parametrize("kind, step", [("long", "smlal"), ("half", "mla")])
@@ -139,6 +178,6 @@ def test_the_tuner_may_change_the_sizes():
     assert len({tuple(config.values()) for config in configs}) == len(configs) > 20
     costs = [kernel.estimate(config) for config in configs]
     assert costs == sorted(costs) and costs[0] > 0
-    for change in ({"size": 5}, {"sum_bytes": 1}, {"block": 7, "rows": 2}, {"rows": 0}):
+    for change in ({"size": 5}, {"sums": "int64"}, {"block": 7, "rows": 2}, {"rows": 0}):
         with pytest.raises(ConfigError):
             kernel.with_config({**configs[0], **change})

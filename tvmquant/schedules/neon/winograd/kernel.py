@@ -96,7 +96,7 @@ class NeonWinogradKernel:
         return self._expansion
 
     @cached_property
-    def _space(self) -> dict[tuple[int, ...], Plan]:
+    def _space(self) -> dict[tuple[object, ...], Plan]:
         plans = [self.plan, *space(self.workload)]
         return {tuple(_config(plan).values()): plan for plan in plans}
 
@@ -106,22 +106,24 @@ class NeonWinogradKernel:
 
     def with_config(self, config: Config) -> NeonWinogradKernel:
         """The same kernel with these sizes; ``ConfigError`` if they do not fit."""
-        size, sum_bytes, rows, vectors, block = integers(config, *_config(self.plan))
-        kind = {2: "half", 4: "long"}.get(sum_bytes, "")
+        numbers = dict(config)
+        kind = str(numbers.pop("sums", ""))
+        names = [name for name in _config(self.plan) if name != "sums"]
+        size, rows, vectors, block = integers(numbers, *names)
         smallest = method(self.workload, size, kind) if (size, kind) in METHODS else None
         if smallest is None or block % rows:
             raise ConfigError(f"{self.name} cannot have the sizes {dict(config)}")
         return replace(self, plan=replace(smallest, rows=rows, vectors=vectors, block=block))
 
     def estimate(self, config: Config) -> float:
-        """Instructions that the model expects."""
-        return self.with_config(config).plan.instructions
+        """Cost that the model expects."""
+        return self.with_config(config).plan.cost
 
 
 def _config(plan: Plan) -> Config:
     return {
         "size": plan.algorithm.size,
-        "sum_bytes": 2 if plan.operands.half else 4,
+        "sums": plan.operands.name,
         "rows": plan.rows,
         "vectors": plan.vectors,
         "block": plan.block,
@@ -130,11 +132,11 @@ def _config(plan: Plan) -> Config:
 
 @register_rule("conv2d", 15)
 def winograd(workload: Workload, device: Device) -> NeonWinogradKernel | None:
-    """The Winograd kernel where it is proven exact and expected to take fewer instructions."""
+    """The Winograd kernel where it is proven exact and expected to be faster."""
     other = direct(workload, device)
     plans = space(workload) if other is not None else []
     if not plans:
         return None
     gain = _GAIN * (1.0 if device.isa == "neon" else _SLOW)
-    worthwhile = plans[0].instructions * gain < other.estimate(other.configs()[0])
+    worthwhile = plans[0].cost * gain < other.cost
     return NeonWinogradKernel(plans[0]) if worthwhile else None

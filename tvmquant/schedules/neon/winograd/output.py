@@ -43,7 +43,7 @@ class OutputTransform:
         """Add a chunk's part of row ``index`` of the block to ``partial``."""
         plan = self.plan
         base = T.bind(index * (plan.algorithm.size**2 * plan.lanes))
-        with T.serial(i64(plan.vectors)) as v:
+        with T.serial(i64(plan.lanes // 8)) as v:
             lane = T.bind(v * 8)
             channel = T.bind(channel_block * plan.lanes + lane)
             pixels = self._inverse(index, channel, lane, chunk)
@@ -75,7 +75,7 @@ class OutputTransform:
                 ]
                 self._scale(values, T.bind(first + lane), lane)
         elif plan.operands.half:
-            with T.serial(i64(plan.vectors)) as v:
+            with T.serial(i64(plan.lanes // 8)) as v:
                 lane = T.bind(v * 8)
                 channel = T.bind(first + lane)
                 pixels = self._inverse(index, channel, lane, i64(0))

@@ -16,14 +16,16 @@ from typing import ClassVar
 import numpy as np
 
 from tvmquant.schedules.linear.packing import pack_outputs
-from tvmquant.schedules.winograd.algorithms import ALGORITHMS, Algorithm
+from tvmquant.schedules.winograd.algorithms import ALGORITHMS, SMALL_ALGORITHMS, Algorithm
 from tvmquant.schedules.winograd.bounds import Ranges, largest_weight, outputs_fit
 from tvmquant.schedules.winograd.choose import applies
 from tvmquant.schedules.winograd.packing import pack_biases
 from tvmquant.schedules.winograd.plan import Plan as _Plan
 from tvmquant.schedules.workload import Workload
 
-METHODS = tuple((size, kind) for kind in ("half", "long") for size in (2, 3, 4))
+METHODS = tuple((size, kind) for kind in ("byte", "half", "long") for size in (2, 3, 4))
+# A multiplication that keeps the width of its operands takes two cycles, one that widens takes one.
+_MLA = 2.0
 _BLOCK_BYTES = 512 << 10
 _REGISTERS = 32
 # Only sixteen registers can be multiplied by one of their lanes.
@@ -38,33 +40,64 @@ _SCALE, _PIXEL = 6, 36
 
 @dataclass(frozen=True)
 class Operands:
-    """int16 activations and weights, a weight of each of eight output channels a vector.
+    """Activations and weights, a weight of each of eight (bytes: 16) output channels a vector.
 
     Attributes
     ----------
-    half : bool
-        Whether sums are int16.
+    name : str
+        ``long``, ``half``, or ``byte`` for half sums of products of bytes.
     """
 
-    half: bool
+    name: str
 
-    dtype: ClassVar[str] = "int16"
-    x_dtype: ClassVar[str] = "int16"
-    lanes: ClassVar[int] = 8
-    width: ClassVar[int] = 8
     step: ClassVar[int] = 1
     flush: ClassVar[int] = 8
     unit: ClassVar[int] = 8
 
     @property
-    def name(self) -> str:
-        """``half`` or ``long``."""
-        return "half" if self.half else "long"
+    def byte(self) -> bool:
+        """Whether transformed values are bytes."""
+        return self.name == "byte"
+
+    @property
+    def half(self) -> bool:
+        """Whether sums are int16."""
+        return self.name != "long"
 
     @property
     def sum_dtype(self) -> str:
         """Type of the sums."""
         return "int16" if self.half else "int32"
+
+    @property
+    def sum_lanes(self) -> int:
+        """Sums in a register."""
+        return 8 if self.half else 4
+
+    @property
+    def dtype(self) -> str:
+        """Type of transformed weights."""
+        return "int8" if self.byte else "int16"
+
+    @property
+    def x_dtype(self) -> str:
+        """Type of transformed activations; bytes are signed, but transformed modulo 2**8."""
+        return "uint8" if self.byte else "int16"
+
+    @property
+    def lanes(self) -> int:
+        """Output channels of a vector of weights."""
+        return 16 if self.byte else 8
+
+    @property
+    def width(self) -> int:
+        """Elements of a vector of weights or of activations that are transformed."""
+        return self.lanes
+
+    @property
+    def sums(self) -> int:
+        """Registers of sums of a vector of weights."""
+        return self.lanes // self.sum_lanes
 
 
 @dataclass(frozen=True)
@@ -117,22 +150,31 @@ class Plan(_Plan):
     @property
     def instructions(self) -> float:
         """Estimate for the whole layer."""
-        half, rows, vectors = self.operands.half, self.rows, self.vectors
+        return self._estimate(1.0)
+
+    @property
+    def cost(self) -> float:
+        """Estimate in cycles of a core that starts one vector operation in each."""
+        return self._estimate(_MLA if self.operands.name == "half" else 1.0)
+
+    def _estimate(self, multiplication: float) -> float:
+        operands, rows, vectors = self.operands, self.rows, self.vectors
         size, positions = self.algorithm.size, self.algorithm.positions
-        sums = rows * vectors * (1 if half else 2)
-        turn = 8 * (sums + vectors / 2) + rows + 4
+        sums = rows * vectors * operands.sums
+        turn = 8 * (sums * multiplication + vectors / 2 + rows * operands.byte) + rows + 4
         full, rest = divmod(self.tiles, self.block)
         groups = full * (self.block // rows) + math.ceil(rest / rows)
         if self.blocks == 1:
             groups = self.tiles / rows
         products = groups * (self.turns * turn + self.chunks * (sums * 0.6 + 20))
         products *= positions * self.channel_blocks
-        lanes = min(8, 1 << (self.channels.bit_length() - 1))
+        lanes = min(operands.width, 1 << (self.channels.bit_length() - 1))
         per_input = -(-self.channels // lanes) * (_INPUT_WORK[size] + 2.5 * positions) + 30
-        transform = (_OUTPUT_WORK[size] + positions + 3 * size**2) * (1 if half else 2)
-        adding = 8 * size**2 if self.chunks > 1 else 0
-        per_vector = self.chunks * (transform + adding) + 2 * _SCALE * size**2
-        per_output = vectors * per_vector + size**2 * _PIXEL * vectors / 2 + 40
+        transform = _OUTPUT_WORK[size] + positions + 3 * size**2
+        adding = size**2 if self.chunks > 1 else 0
+        per_lane = self.chunks * (transform / operands.sum_lanes + adding)
+        per_lane += (_SCALE / 4 + _PIXEL / 16) * size**2
+        per_output = self.lanes * per_lane + 40
         return products + self.tiles * (per_input + self.channel_blocks * per_output)
 
 
@@ -140,11 +182,16 @@ def method(workload: Workload, size: int, kind: str) -> Plan | None:
     """The smallest plan for a tile size and kind of sums, None if it is not proven exact."""
     if not applies(workload):
         return None
-    algorithm, operands = ALGORITHMS[size], Operands(kind == "half")
+    operands = Operands(kind)
+    algorithm = (SMALL_ALGORITHMS if operands.byte else ALGORITHMS)[size]
     plan = Plan(workload, algorithm, operands, 1, 1, 1, 1)
     if not operands.half:
         fits = outputs_fit(workload, algorithm) and Ranges.of(workload, algorithm).fit_words
         return replace(plan, chunk=plan.turns) if fits else None
+    ranges = Ranges.of(workload, algorithm)
+    top = max(-int(ranges.x_low.min()) - 1, int(ranges.x_high.max()), int(ranges.w_size.max()))
+    if operands.byte and top > 127:
+        return None
     chunk = _longest_chunk(workload, algorithm, plan.turns)
     return replace(plan, chunk=chunk) if chunk else None
 
@@ -169,15 +216,16 @@ def variants(smallest: Plan) -> Iterator[Plan]:
     """All register blocks that the registers hold."""
     for vectors in range(1, _MAX_VECTORS + 1):
         for rows in range(1, _MAX_ROWS + 1):
-            sums = rows * vectors * (1 if smallest.operands.half else 2)
-            if sums + rows + vectors <= _REGISTERS:
+            operands = smallest.operands
+            sums = rows * vectors * operands.sums
+            if sums + rows + vectors + 2 * operands.byte <= _REGISTERS:
                 yield blocked(smallest, rows, vectors)
 
 
 def blocked(smallest: Plan, rows: int, vectors: int, size: int = _BLOCK_BYTES) -> Plan:
     """Plan with as many tiles a block as ``size`` bytes hold, in blocks of equal size."""
     plan = replace(smallest, rows=rows, vectors=vectors)
-    tile = plan.algorithm.positions * (2 * plan.depth + 4 * plan.lanes)
+    tile = plan.algorithm.positions * (plan.x_bytes * plan.depth + 4 * plan.lanes)
     most = max(rows, size // tile)
     blocks = -(-plan.tiles // most)
     even = -(-plan.tiles // blocks)
@@ -185,7 +233,7 @@ def blocked(smallest: Plan, rows: int, vectors: int, size: int = _BLOCK_BYTES) -
 
 
 def space(workload: Workload) -> list[Plan]:
-    """Plans worth measuring, those with the fewest expected instructions first."""
+    """Plans worth measuring, those with the lowest expected cost first."""
     proven = [method(workload, *which) for which in METHODS]
     plans = {plan for smallest in proven if smallest for plan in variants(smallest)}
-    return sorted(plans, key=lambda p: (p.instructions, p.rows, p.vectors, p.block))[:_MAX_TRIED]
+    return sorted(plans, key=lambda p: (p.cost, p.rows, p.vectors, p.block))[:_MAX_TRIED]

@@ -6,8 +6,16 @@ from dataclasses import dataclass
 
 from tvm.tirx.script import builder as T
 
-from tvmquant.schedules.linear.tir import Expr, Register, i64, load, splat, store
-from tvmquant.schedules.neon.vectors import lane, multiply_half, multiply_long, part
+from tvmquant.schedules.linear.tir import Expr, Register, cast, i64, load, splat, store
+from tvmquant.schedules.neon.vectors import (
+    lane,
+    multiply_half,
+    multiply_long,
+    neon,
+    part,
+    pick,
+    wrapping,
+)
 from tvmquant.schedules.neon.winograd.plan import Plan
 
 
@@ -48,9 +56,8 @@ class Products:
                 block(groups, plan.rest)
 
     def _block(self, x_at: Expr, w_at: Expr, out_at: Expr, turns: Expr, rows: int) -> None:
-        plan, half = self.plan, self.plan.operands.half
-        dtype, lanes = (plan.operands.sum_dtype, 8 if half else 4)
-        pieces = 8 // lanes
+        plan, operands = self.plan, self.plan.operands
+        dtype, lanes, pieces = operands.sum_dtype, operands.sum_lanes, operands.sums
         sums = [
             [[Register(dtype, lanes) for _ in range(pieces)] for _ in range(plan.vectors)]
             for _ in range(rows)
@@ -64,12 +71,23 @@ class Products:
             xs = [T.bind(load(self.x, x + r * plan.depth, unit)) for r in range(rows)]
             for index in range(unit):
                 weights = [
-                    T.bind(load(self.w, w + (index * plan.vectors + v) * 8, 8))
+                    T.bind(
+                        load(
+                            self.w, w + (index * plan.vectors + v) * operands.width, operands.width
+                        )
+                    )
                     for v in range(plan.vectors)
                 ]
                 for row, value in zip(sums, xs):
+                    factor = None
+                    if operands.byte:
+                        both = pick(value, value, [index] * 16)
+                        factor = T.bind(cast("int8", 16, both))
                     for registers, weight in zip(row, weights):
-                        _multiply(registers, weight, value, index)
+                        if factor is not None:
+                            _multiply_bytes(registers, weight, factor)
+                        else:
+                            _multiply(registers, weight, value, index)
 
         # The first turn's multiplications need not add.
         emit_turn(i64(0))
@@ -78,7 +96,7 @@ class Products:
         for r, row in enumerate(sums):
             for v, registers in enumerate(row):
                 for i, register in enumerate(registers):
-                    at = out_at + (r * plan.lanes + 8 * v + lanes * i)
+                    at = out_at + (r * plan.lanes + operands.lanes * v + lanes * i)
                     store(self.out, register.get(), at, lanes)
 
 
@@ -88,3 +106,9 @@ def _multiply(registers: list[Register], weight: Expr, x: Expr, index: int) -> N
         return
     for register, start in zip(registers, (0, 4)):
         register.set(multiply_long(register.get(), part(weight, start, 4), lane(x, index, 4)))
+
+
+def _multiply_bytes(registers: list[Register], weight: Expr, x: Expr) -> None:
+    for register, start in zip(registers, (0, 8)):
+        product = neon("int16", 8, "smull.v8i16", part(weight, start, 8), part(x, start, 8))
+        register.set(wrapping("add", 16, 8, register.get(), product))
