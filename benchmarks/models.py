@@ -89,7 +89,8 @@ def main(models: tuple[str, ...], isa: str, out: Path, **options: Any) -> None:
     console = Console()
     console = console if console.is_terminal else Console(width=120)
     report = _describe(options)
-    from benchmarks.report import machine_text, model_table, write_report
+    from benchmarks.report import machine_text, model_table
+    from benchmarks.write import write_report
 
     console.print(machine_text(report), highlight=False)
     for model in models:

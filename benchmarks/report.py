@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
 from typing import Any
 
 from rich.table import Table
@@ -215,14 +213,3 @@ def profile_lines(model: dict[str, Any]) -> list[str]:
         text += f"; {len(profile['slow'])} layers under 40 % of the peak take {slow / total:.0%}"
         lines.append(text)
     return ["", "Where the time of tvmquant goes:", "", *lines] if lines else []
-
-
-def write_report(report: dict[str, Any], folder: Path, suffix: str = "") -> None:
-    """``models.json``, ``models.md`` and ``models.png``, with a suffix."""
-    from benchmarks.plot import plot_models
-
-    folder.mkdir(parents=True, exist_ok=True)
-    text = json.dumps(report, indent=1, ensure_ascii=False)
-    (folder / f"models{suffix}.json").write_text(text + "\n", encoding="utf-8")
-    (folder / f"models{suffix}.md").write_text(to_markdown(report), encoding="utf-8")
-    plot_models(report, folder / f"models{suffix}.png")

@@ -7,7 +7,8 @@ from click.testing import CliRunner
 
 from benchmarks import limits, models
 from benchmarks.machine import describe_machine
-from benchmarks.report import best_int8_peer, model_table, write_report
+from benchmarks.report import best_int8_peer, model_table
+from benchmarks.write import write_report
 from tvmquant.targets import get_device
 
 
