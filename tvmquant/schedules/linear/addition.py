@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 from tvm import tirx
-from tvm.tirx.script import builder as T
 
 from tvmquant.schedules.linear.rounding import BEYOND, Clamp, nearest, rounded
 from tvmquant.schedules.linear.tir import (
