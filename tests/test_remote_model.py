@@ -189,10 +189,10 @@ def test_a_busy_device_and_a_wrong_key(server):
 
 def test_a_hanging_device_is_given_up(tiny_bundle, tiny_inputs):
     with serving() as server:
-        session = Session(server.address, timeout=3)
+        session = Session(server.address, timeout=6)
         remote = RemoteModel.from_bundle(tiny_bundle, session)
         server.signal(signal.SIGSTOP)
-        with pytest.raises(RemoteError, match=f"lost {server.address} .*no answer within 3 s"):
+        with pytest.raises(RemoteError, match=f"lost {server.address} .*no answer within 6 s"):
             remote.run(tiny_inputs)
         assert session.lost
         with pytest.raises(RemoteError, match="lost"):

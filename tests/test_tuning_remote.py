@@ -2,12 +2,14 @@
 
 import json
 import signal
+import sys
 import threading
 import time
+from importlib.resources import files
 
 import pytest
 from click.testing import CliRunner
-from remote_tools import free_port, pretender, serving, tracking, wait_for_boards
+from remote_tools import Process, free_port, pretender, serving, tracking, wait_for_boards
 from tuning_tools import CONV, HOST, MATMUL, crash, registered, wrong
 
 from tvmquant.cli import main
@@ -20,6 +22,9 @@ from tvmquant.tuning.record import Processor
 from tvmquant.tuning.remote_pool import RemotePool, RemoteTuningWarning
 
 pytestmark = pytest.mark.filterwarnings("ignore::tvmquant.tuning.model.CostModelWarning")
+
+
+DEMO = files("tvmquant") / "assets" / "demo.onnx"
 
 
 def at(address, timeout=30.0):
@@ -93,15 +98,15 @@ def test_a_hanging_board_is_dropped():
     database = Database()
     with serving() as hanging, serving() as good:
         when(database, 1, lambda: hanging.signal(signal.SIGSTOP))
-        fleet = Fleet((Address.of(hanging.address), Address.of(good.address)), timeout=2)
+        fleet = Fleet((Address.of(hanging.address), Address.of(good.address)), timeout=5)
         with pytest.warns(RemoteTuningWarning, match=f"dropped the device {hanging.address}"):
-            report = tune(fleet, database, (CONV,), count=20)
-        assert report.measured == 20 and report.failed == 0
+            report = tune(fleet, database, (CONV,), count=12)
+        assert report.measured == 12 and report.failed == 0
 
 
 def test_a_board_that_talks_nonsense_is_left_out():
     with pretender(lambda link, _: link.sendall(b"\xff" * 64)) as nonsense, serving() as good:
-        fleet = Fleet((Address.of(nonsense), Address.of(good.address)), timeout=3)
+        fleet = Fleet((Address.of(nonsense), Address.of(good.address)), timeout=8)
         with pytest.warns(RemoteTuningWarning, match=nonsense):
             report = tune(fleet, Database())
     assert report.measured == 6 and report.failed == 0
@@ -121,6 +126,33 @@ def test_a_crashing_candidate_costs_sessions_but_no_board(monkeypatch):
             )
             assert pool._referee.tries(board)
         server.wait_for("session crashed")
+
+
+def test_ctrl_c_ends_everything_at_once(tmp_path):
+    script = tmp_path / "tune.py"
+    script.write_text(
+        "import sys\n"
+        "from tvmquant.cli import main\n"
+        "sys.argv[0] = 'tvmquant'\n"
+        "print('starting on 127.0.0.1:1', flush=True)\n"
+        "main()\n"
+    )
+    path = tmp_path / "db.jsonl"
+    with serving() as server:
+        command = (sys.executable, str(script), "tune", str(DEMO), "--trials", "50")
+        options = ("--database", path, "--rpc", server.address, "--cost-model", "analytic")
+        process = Process(*options, command=command)
+        try:
+            end = time.monotonic() + 120
+            while not path.is_file() and time.monotonic() < end:
+                time.sleep(0.1)
+            process.popen.send_signal(signal.SIGINT)
+            assert process.popen.wait(30) == 130
+            assert f"measurements were added to {path}" in process.output
+            server.wait_for("session (ended|crashed)")
+        finally:
+            process.kill()
+    assert len(Database(path)) >= 8
 
 
 def test_nobody_to_measure_on(tmp_path):

@@ -45,6 +45,10 @@ class FakeBoards:
     def __len__(self):
         return len(self.alive)
 
+    def close(self):
+        for board in self.alive:
+            board.close()
+
     def drop(self, board, why):
         with self._lock:
             if board in self.alive:

@@ -162,7 +162,7 @@ def show_fleet(tracker: str, as_json: bool) -> None:
         }
         click.echo(json.dumps(found, indent=2))
         return
-    table = Table(title=f"{len(fleet.boards)} devices at {client.address}")
+    table = Table(title=f"{len(fleet.boards)} device(s) at {client.address}")
     for header in ("key", "devices"):
         table.add_column(header, overflow="fold")
     for header in ("free", "waiting"):

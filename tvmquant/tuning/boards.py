@@ -85,6 +85,7 @@ class Board:
         self.name = ""
         self._taken = taken
         self._fixed = address
+        self._closed = False
         self._worker = Worker(1, "tvmquant.tuning.remote_session:BoardSession")
 
     def open(self, wait: float = 0.0) -> None:
@@ -102,6 +103,8 @@ class Board:
         """
         end = time.monotonic() + wait
         while True:
+            if self._closed:
+                raise RemoteError("closed")
             try:
                 address, key = self._choose()
                 arguments = (address, key, self.fleet.timeout, self.threads, self.target)
@@ -119,6 +122,8 @@ class Board:
 
     def run(self, job: Job, library: str, best: float) -> Answer:
         """As :meth:`tvmquant.tuning.remote_session.BoardSession.run`; raises nothing."""
+        if self._closed:
+            return Answer("lost", text="closed")
         try:
             answer = self._ask("run", job, library, best)
         except WorkerError as error:
@@ -128,7 +133,8 @@ class Board:
         return answer
 
     def close(self) -> None:
-        """End the session and its process."""
+        """End the session and its process, for good."""
+        self._closed = True
         self._worker.close()
 
     def _choose(self) -> tuple[Address, str]:

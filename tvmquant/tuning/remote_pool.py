@@ -180,7 +180,7 @@ class RemotePool:
                 except WorkerError as error:
                     errors[i] = str(error)
 
-        together(work, range(min(len(self._builders), len(trials))))
+        together(work, range(min(len(self._builders), len(trials))), self.close)
         return errors
 
 

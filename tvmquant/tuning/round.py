@@ -111,7 +111,7 @@ class Round:
     def run(self) -> None:
         """Measure until every candidate has an answer or no device is left."""
         while self._waiting and self._boards.alive:
-            together(self._serve, list(self._boards.alive))
+            together(self._serve, list(self._boards.alive), self._boards.close)
 
     def _serve(self, board: Board) -> None:
         """Let a device measure until nothing waits or it is dropped."""
@@ -165,9 +165,22 @@ class Round:
             trial.answer = answer
 
 
-def together(work: Callable[[T], None], items: Iterable[T]) -> None:
-    """Run ``work`` on every item in a thread of its own; the threads wait for processes."""
+def together(work: Callable[[T], None], items: Iterable[T], stop: Callable[[], None]) -> None:
+    """Run ``work`` on every item in a thread of its own; the threads wait for processes.
+
+    Parameters
+    ----------
+    work : callable
+    items : iterable
+    stop : callable
+        Ends those processes; called when one ``work`` fails, and on Ctrl-C.
+    """
     items = list(items)
-    if items:
-        with ThreadPoolExecutor(len(items)) as executor:
+    if not items:
+        return
+    with ThreadPoolExecutor(len(items)) as executor:
+        try:
             list(executor.map(work, items))
+        except BaseException:
+            stop()
+            raise
