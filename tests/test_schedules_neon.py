@@ -12,7 +12,7 @@ from neon_tools import PROCESSORS, Program, arm_device, inner_loop, needs_emulat
 from tvmquant import reference
 from tvmquant.schedules.neon import DirectKernel
 from tvmquant.schedules.neon.direct import direct
-from tvmquant.schedules.neon.steps import Byte, Half
+from tvmquant.schedules.neon.short import Byte, Half
 from tvmquant.schedules.selection import KernelTable
 from tvmquant.schedules.space import ConfigError
 from tvmquant.schedules.workload import Workload

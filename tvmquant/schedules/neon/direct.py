@@ -17,8 +17,9 @@ from tvmquant.schedules.neon.expand import make_expansion
 from tvmquant.schedules.neon.packing import pack_codes
 from tvmquant.schedules.neon.pairs import DEPTH, Pairs, PairSource
 from tvmquant.schedules.neon.plan import Plan
+from tvmquant.schedules.neon.short import Byte, Half
 from tvmquant.schedules.neon.source import Source
-from tvmquant.schedules.neon.steps import Byte, Dot, Half, Long, Matrix, Step
+from tvmquant.schedules.neon.steps import Dot, Long, Matrix, Step
 from tvmquant.schedules.neon.tiling import Sizes
 from tvmquant.schedules.registry import register_rule
 from tvmquant.schedules.space import Config, ConfigError, integers

@@ -12,7 +12,8 @@ from tvm.tirx.script import builder as T
 from tvmquant.schedules.linear.tir import Expr, cast, i64, load, splat, store
 from tvmquant.schedules.neon.epilogue import Epilogue
 from tvmquant.schedules.neon.plan import Plan
-from tvmquant.schedules.neon.steps import Half, Sums
+from tvmquant.schedules.neon.short import Half
+from tvmquant.schedules.neon.steps import Sums
 from tvmquant.schedules.neon.vectors import wrapping
 
 
