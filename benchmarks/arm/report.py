@@ -26,6 +26,9 @@ Executed instructions inside the model's library (tvmquant) or inside ncnn's lib
 one thread, under qemu's emulation of the named core. Not times: no ARM processor took part.
 "Advisory cycles" are llvm-mca's model of each hot block times how often it ran; caches, branches
 and whatever else it does not model are left out. What the words mean: `benchmarks/arm/README.md`.
+
+A layer of "ncnn int8" takes and gives float. For depthwise layers it then unpacks its output one
+number at a time, which a network avoids: compare those with "ncnn int8 inner".
 """
 
 
