@@ -1,6 +1,7 @@
 """Shared fixtures: a tiny hand-made program, so that the runtime is tested without the compiler."""
 
 import json
+import os
 
 import numpy as np
 import pytest
@@ -12,6 +13,16 @@ from tvmquant.runtime import CompiledModel, LayerInfo, Manifest, TensorInfo, cur
 from tvmquant.targets.device import get_device
 
 WEIGHT = np.random.default_rng(7).standard_normal((16, 8)).astype("float32")
+
+
+@pytest.fixture(autouse=True)
+def _environment():
+    """Commands that run inside the tests may set variables for their process: undo it."""
+    before = dict(os.environ)
+    yield
+    if dict(os.environ) != before:
+        os.environ.clear()
+        os.environ.update(before)
 
 
 def tiny_reference(x, shift):

@@ -128,7 +128,7 @@ def test_compile_looks_every_layer_up(quantized):
     wanted = workloads_of(to_integers(quantized.mod, quantized.recipe), HOST)
     light = [w for w in Spy.asked if w.op.startswith("function:")]
     heavy = [w for w in Spy.asked if w not in light]
-    assert sorted(map(str, heavy)) == sorted(map(str, wanted)) and light
+    assert set(wanted) <= set(heavy) and light
 
 
 @pytest.mark.parametrize(
@@ -194,7 +194,7 @@ def test_bad_input_is_one_line(tmp_path, fake_pool):
     for arguments, words in (
         ((DEMO, "--database", tmp_path / "bad.jsonl"), "is not a tuning database"),
         ((DEMO, "--database", tmp_path / "no" / "a.jsonl"), "is not a folder"),
-        ((DEMO, "--database", good, "--bits", 4, "--recipe", "r.json"), "holds the bits"),
+        ((DEMO, "--database", good, "--bits", 4, "--recipe", "r.json"), "give one"),
         ((tmp_path / "empty", "--database", good), "neither a compiled model nor ONNX files"),
         ((tmp_path / "none.onnx", "--database", good), "none.onnx"),
         ((DEMO, "--database", good, "--bits", 3), "3"),

@@ -66,7 +66,12 @@ def _with_addition(
     layer: relax.Call, other: Any, add: relax.Call, side: str, kernels: KernelTable
 ) -> relax.Call | None:
     workload = workload_from_json(str(layer.attrs["workload"]))
-    if workload.out_dtype != "uint8" or ints(layer.attrs["out_shape"]) != shape_of(other):
+    # The sum of one addition may go into the next; an epilogue has room for one.
+    if (
+        workload.residual
+        or workload.out_dtype != "uint8"
+        or ints(layer.attrs["out_shape"]) != shape_of(other)
+    ):
         return None
     if not hasattr(kernels[workload], "with_residual"):
         return None

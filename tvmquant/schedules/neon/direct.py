@@ -146,7 +146,7 @@ class DirectKernel:
         for name in sorted(self._steps, key=lambda key: key != first):
             step, source = self._steps[name]
             for sizes, cost in tiling.space(source, step).items():
-                found[name, sizes] = cost
+                found[name, sizes] = _SLOW.get(name, 1.0) * cost
         return found
 
     def configs(self) -> list[Config]:
@@ -165,7 +165,7 @@ class DirectKernel:
         return kernel
 
     def estimate(self, config: Config) -> float:
-        """Instructions that the model expects."""
+        """Cycles that the model expects, see :attr:`cost`."""
         numbers = dict(config)
         name = numbers.pop("step")
         return self._space.get((name, Sizes(**numbers)), float("inf"))
