@@ -90,6 +90,17 @@ def test_deep_layers_and_blocks():
     assert data.error(q * fitted).sum() < 0.5 * data.error(nearest(rows, scale, 4) * scale).sum()
 
 
+def test_channels_of_almost_zero_weights_raise_no_warning():
+    rows, data = problem(1, 3, 8)
+    rows[:, 1] *= 1e-25
+    data.yx[:, 1] *= 1e-25
+    data.yy[:, 1] *= 1e-50
+    scale = np.maximum(steps(rows, 4), 1e-30)
+    with np.errstate(all="raise", under="ignore"):
+        q, fitted = gptq(rows, scale, 4, data)
+    assert np.isfinite(fitted).all() and q.min() >= -8 and q.max() <= 7
+
+
 def test_a_channel_without_signal_keeps_its_nearest_levels():
     rows, data = problem(1, 2, 6)
     data = Moments(data.xx * 0, data.yx * 0, data.yy * 0, data.x_mean, data.y_mean)

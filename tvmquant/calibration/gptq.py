@@ -22,6 +22,8 @@ _SWEEPS = 3
 _REFITS = 2
 # Deeper layers start from the nearest levels: inverting their moments would take most of the time.
 _DEEP = 1536
+# Inputs that never vary and channels of almost zero weights have nothing to divide by.
+_TINY = np.float32(1e-30)
 
 
 def gptq(
@@ -111,7 +113,7 @@ def _descend(q: np.ndarray, scale: np.ndarray, levels: Levels, data: Moments) ->
     moment, target = data.xx.astype(np.float32), data.yx.astype(np.float32)
     step = scale[..., 0]
     depth = q.shape[-1]
-    curvature = np.maximum(np.einsum("gkk->gk", moment), np.float32(1e-30))
+    curvature = np.einsum("gkk->gk", moment)
     for _ in range(_SWEEPS):
         # Half the gradient of the error.
         slope = (q * scale) @ moment - target
@@ -120,7 +122,7 @@ def _descend(q: np.ndarray, scale: np.ndarray, levels: Levels, data: Moments) ->
             block = slice(start, min(start + _BLOCK, depth))
             before, near = q[..., block].copy(), slope[..., block]
             for i, k in enumerate(range(block.start, block.stop)):
-                wanted = q[..., k] - near[..., i] / (curvature[:, None, k] * step)
+                wanted = q[..., k] - near[..., i] / np.maximum(curvature[:, None, k] * step, _TINY)
                 new = levels.round(wanted)
                 move = (new - q[..., k]) * step
                 near += move[..., None] * moment[:, None, k, block]
