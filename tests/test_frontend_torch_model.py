@@ -29,7 +29,7 @@ class LooksLikeTorch:
 def test_torch_is_not_installed(monkeypatch):
     monkeypatch.setitem(sys.modules, "torch", None)
     assert is_torch_module(LooksLikeTorch())
-    with pytest.raises(InputError, match=r"pip install 'tvmquant\[qat\]'"):
+    with pytest.raises(InputError, match=r"python -m pip install torch"):
         load_model(LooksLikeTorch(), example_inputs=np.zeros(1))
 
 

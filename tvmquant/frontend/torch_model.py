@@ -88,7 +88,7 @@ def _import_torch() -> ModuleType:
         import torch
     except ImportError:
         raise InputError(
-            "the model is a torch module, but PyTorch is not installed: pip install 'tvmquant[qat]'"
+            "the model is a torch module, but PyTorch is not installed: python -m pip install torch"
         ) from None
     return torch
 

@@ -88,5 +88,5 @@ def find_toolchain(architecture: str) -> Toolchain:
         return Toolchain("zig cc", command, small=("-s",))
     raise BundleError(
         f"cannot link for {architecture}: neither {names[-1]} nor zig is installed; run "
-        "python -m pip install 'tvmquant[cross]' (it brings ziglang)"
+        "python -m pip install ziglang"
     )
