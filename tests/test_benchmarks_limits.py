@@ -54,6 +54,7 @@ def test_engines_that_were_not_limited_are_shown_but_not_compared(tmp_path):
         **{"cpu": "a processor", "isa": "avx2", "features": [], "physical_cores": 1},
         **{"memory_gb": 1, "load_average": [0], "system": "Linux"},
     }
+    pytest.importorskip("matplotlib")
     report = {"date": "2026-01-01", "settings": {"rounds": 1}, "peaks": {}, "versions": {}}
     write_report({**report, "machine": machine, "models": [model]}, tmp_path, "_avx2")
     assert {path.name for path in tmp_path.iterdir()} >= {"models_avx2.json", "models_avx2.md"}

@@ -16,6 +16,11 @@ from tvmquant.schedules.workload import Workload
 from tvmquant.targets.device import Device
 from tvmquant.tuning.record import Processor, Record
 
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
+
 
 class DatabaseWarning(UserWarning):
     """Lines of a database were skipped."""
@@ -195,6 +200,9 @@ def append_line(path: Path, line: str) -> None:
     try:
         # Reading as well: a line that was cut off by a crash must be ended first.
         with path.open("ab+", buffering=0) as file:
+            if fcntl is not None:
+                # Another writer's line may be half visible while it is being written.
+                fcntl.flock(file, fcntl.LOCK_EX)
             size = file.seek(0, os.SEEK_END)
             torn = False
             if size:
