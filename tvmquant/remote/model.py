@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import struct
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -23,15 +23,14 @@ from tvmquant.runtime import profile as _profile
 from tvmquant.runtime.arrays import check_inputs, example_inputs
 from tvmquant.runtime.bundle import LIBRARY, architecture, canonical, read_manifest
 from tvmquant.runtime.footprint import Footprint
-from tvmquant.runtime.manifest import LayerInfo, Manifest, TensorInfo
+from tvmquant.runtime.manifest import Manifest
+from tvmquant.runtime.model import Inputs, Model
 
 # One request times so many runs: short enough for a progress bar and the time limit.
 _REQUEST_SECONDS = 2.0
 
-Inputs = Mapping[str, Any] | Sequence[Any]
 
-
-class RemoteModel:
+class RemoteModel(Model):
     """A model that runs on a device; call it as a :class:`tvmquant.CompiledModel`.
 
     Made by :meth:`tvmquant.CompiledModel.remote` and :meth:`from_bundle`. It owns its session:
@@ -84,21 +83,6 @@ class RemoteModel:
         return cls(manifest, Path(folder) / LIBRARY, session)
 
     @property
-    def inputs(self) -> tuple[TensorInfo, ...]:
-        """Inputs in the order of a call."""
-        return self.manifest.inputs
-
-    @property
-    def outputs(self) -> tuple[TensorInfo, ...]:
-        """Outputs in the order of a call."""
-        return self.manifest.outputs
-
-    @property
-    def layers(self) -> tuple[LayerInfo, ...]:
-        """Kernel calls in the order of execution."""
-        return self.manifest.layers
-
-    @property
     def device(self) -> DeviceInfo | None:
         """The device; ``None`` unless it runs ``tvmquant serve``."""
         return self.session.info
@@ -108,16 +92,6 @@ class RemoteModel:
             f"RemoteModel({self.manifest.source or 'model'}, {self.manifest.precision}, "
             f"{self.manifest.target} at {self.session.address})"
         )
-
-    def __call__(self, *arrays: Any) -> np.ndarray | tuple[np.ndarray, ...]:
-        """Run on arrays in the order of :attr:`inputs`; see :class:`tvmquant.CompiledModel`."""
-        results = self._invoke(check_inputs(arrays, self.inputs))
-        return results[0] if len(results) == 1 else results
-
-    def run(self, inputs: Mapping[str, Any]) -> dict[str, np.ndarray]:
-        """Run on arrays by name and return the outputs by name."""
-        results = self._invoke(check_inputs(inputs, self.inputs))
-        return {info.name: array for info, array in zip(self.outputs, results)}
 
     def benchmark(
         self,

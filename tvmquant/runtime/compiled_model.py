@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,15 +21,14 @@ from tvmquant.runtime import profile as _profile
 from tvmquant.runtime.arrays import check_inputs, example_inputs
 from tvmquant.runtime.footprint import Footprint
 from tvmquant.runtime.link import export_library
-from tvmquant.runtime.manifest import LayerInfo, Manifest, TensorInfo
+from tvmquant.runtime.manifest import Manifest, TensorInfo
+from tvmquant.runtime.model import Inputs, Model
 
 if TYPE_CHECKING:
     from tvmquant.remote.model import RemoteModel
 
-Inputs = Mapping[str, Any] | Sequence[Any]
 
-
-class CompiledModel:
+class CompiledModel(Model):
     """A model as a program for one device.
 
     Made by :func:`tvmquant.compile` and :func:`tvmquant.load`. Runs are serialised by a lock:
@@ -87,21 +86,6 @@ class CompiledModel:
         return cls(manifest, load_module, export, build_system_library)
 
     @property
-    def inputs(self) -> tuple[TensorInfo, ...]:
-        """Inputs in the order of a call."""
-        return self.manifest.inputs
-
-    @property
-    def outputs(self) -> tuple[TensorInfo, ...]:
-        """Outputs in the order of a call."""
-        return self.manifest.outputs
-
-    @property
-    def layers(self) -> tuple[LayerInfo, ...]:
-        """Kernel calls in the order of execution."""
-        return self.manifest.layers
-
-    @property
     def precision(self) -> str:
         """Precision name, for example ``w4a8``."""
         return self.manifest.precision
@@ -114,33 +98,6 @@ class CompiledModel:
             f"CompiledModel({self.manifest.source or 'model'}, {self.precision}, "
             f"{self.manifest.target}; {several(self.inputs)} -> {several(self.outputs)})"
         )
-
-    def __call__(self, *arrays: Any) -> np.ndarray | tuple[np.ndarray, ...]:
-        """Run on arrays in the order of :attr:`inputs`.
-
-        Returns
-        -------
-        numpy.ndarray or tuple of numpy.ndarray
-            One fresh array an output; the array itself when there is one output.
-
-        Raises
-        ------
-        InputError
-            If the number, a shape or a dtype is wrong.
-        """
-        results = self._invoke(check_inputs(arrays, self.inputs))
-        return results[0] if len(results) == 1 else results
-
-    def run(self, inputs: Mapping[str, Any]) -> dict[str, np.ndarray]:
-        """Run on arrays by name and return the outputs by name.
-
-        Raises
-        ------
-        InputError
-            If a name is missing or unknown, or a shape or dtype is wrong.
-        """
-        results = self._invoke(check_inputs(inputs, self.inputs))
-        return {info.name: array for info, array in zip(self.outputs, results)}
 
     def save(self, folder: str | os.PathLike[str]) -> Path:
         """Write ``model.so`` and ``manifest.json`` to ``folder``, all or nothing.
