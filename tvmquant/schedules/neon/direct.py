@@ -12,6 +12,7 @@ from tvm import tirx
 from tvmquant.schedules.linear.geometry import Geometry
 from tvmquant.schedules.neon import tiling
 from tvmquant.schedules.neon.bits import BitSource, Count
+from tvmquant.schedules.linear.tiling import Sizes
 from tvmquant.schedules.neon.emit import emit_prim_func
 from tvmquant.schedules.neon.expand import make_expansion
 from tvmquant.schedules.neon.packing import pack_codes
@@ -20,7 +21,6 @@ from tvmquant.schedules.neon.plan import Plan
 from tvmquant.schedules.neon.short import Byte, Half
 from tvmquant.schedules.neon.source import Source
 from tvmquant.schedules.neon.steps import Dot, Long, Matrix, Step
-from tvmquant.schedules.neon.tiling import Sizes
 from tvmquant.schedules.registry import register_rule
 from tvmquant.schedules.space import Config, ConfigError, integers
 from tvmquant.schedules.workload import Expansion, Kernel, Workload

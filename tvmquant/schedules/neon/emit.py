@@ -16,35 +16,12 @@ from tvm.script.ir_builder import IRBuilder
 from tvm.tirx.script import builder as T
 
 from tvmquant.schedules.linear.tir import Expr, i64
-from tvmquant.schedules.neon.epilogue import PARAM_DTYPES, Epilogue
+from tvmquant.schedules.linear.epilogue import PARAM_DTYPES
+from tvmquant.schedules.neon.epilogue import Epilogue
+from tvmquant.schedules.functions import argument, flat, loop, mark
 from tvmquant.schedules.neon.plan import Plan
 from tvmquant.schedules.neon.source import emit_copy
 from tvmquant.schedules.neon.tile import Tile
-
-
-def argument(name: str, shape: tuple[int, ...], dtype: str) -> Expr:
-    """Declare a buffer argument."""
-    return T.arg(name, T.Buffer(tuple(i64(d) for d in shape), dtype))
-
-
-def mark(name: str) -> None:
-    """Name the function and mark it as scheduled."""
-    T.func_name(name)
-    attrs = {"global_symbol": name, "tirx.noalias": True, "op_pattern": 8}
-    T.func_attr({**attrs, "tvmquant.scheduled": True})
-
-
-def flat(buffer: Expr) -> Expr:
-    """One-dimensional view of a buffer."""
-    size = math.prod(int(extent) for extent in buffer.shape)
-    return T.decl_buffer((i64(size),), str(buffer.dtype), data=buffer.data)
-
-
-def loop(extent: Any, parallel: bool) -> Any:
-    """Loop whose turns threads may share."""
-    return (T.parallel if parallel else T.serial)(
-        i64(extent) if isinstance(extent, int) else extent
-    )
 
 
 def emit_prim_func(plan: Plan, name: str) -> tirx.PrimFunc:

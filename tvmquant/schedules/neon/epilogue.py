@@ -27,14 +27,6 @@ from tvmquant.schedules.neon.vectors import concat, neon, part
 # Above every clamp bound, and still an int16 after a zero point was added.
 _BEYOND = 32000
 
-PARAM_DTYPES = {
-    "float": ("float32",),
-    "dequantize": ("float32",),
-    "fixed_point": ("int32", "int32"),
-    "power_of_two": ("int32",),
-    "none": (),
-}
-
 
 @dataclass
 class Epilogue:

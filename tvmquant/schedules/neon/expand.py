@@ -6,7 +6,7 @@ from tvm.script.ir_builder import IRBuilder
 from tvm.tirx.script import builder as T
 
 from tvmquant.schedules.linear.tir import cast, i64, load, splat, store
-from tvmquant.schedules.neon.emit import argument, mark
+from tvmquant.schedules.functions import argument, mark
 from tvmquant.schedules.neon.packing import LANES as _LANES
 from tvmquant.schedules.neon.packing import packed_size
 from tvmquant.schedules.workload import Expansion

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from tvmquant.schedules.linear.geometry import Geometry
+from tvmquant.schedules.linear.tiling import Sizes
 from tvmquant.schedules.neon.source import Source
 from tvmquant.schedules.neon.steps import Step
 from tvmquant.schedules.space import ConfigError
@@ -22,26 +23,6 @@ _WORTH = 1.5
 # Instructions of the epilogue for four values, and of a tile's own loops and addresses.
 _EPILOGUE = 7.0
 _TILE = 24.0
-
-
-@dataclass(frozen=True, order=True)
-class Sizes:
-    """The sizes that the tuner may change.
-
-    Attributes
-    ----------
-    rows, columns : int
-        Output pixels of a register tile.
-    vectors : int
-        Vectors of a full block of output channels.
-    chunk_tiles : int
-        Register tiles of one chunk.
-    """
-
-    rows: int
-    columns: int
-    vectors: int
-    chunk_tiles: int
 
 
 @dataclass(frozen=True)

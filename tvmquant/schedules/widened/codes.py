@@ -10,7 +10,7 @@ from tvm.script.ir_builder import IRBuilder
 from tvm.tirx.script import builder as T
 
 from tvmquant.schedules.linear.tir import Expr, broadcast, cast, i64, load, splat, store
-from tvmquant.schedules.winograd.functions import argument, mark
+from tvmquant.schedules.functions import argument, mark
 
 # Bytes of codes that are widened at once; the codes of their weights lie that far apart.
 LANES = 16
@@ -49,7 +49,6 @@ def make_widen(name: str, count: int, bits: int) -> Any:
     size = (blocks + bool(rest)) * LANES
     with IRBuilder() as builder:
         with T.prim_func(s_tir=True):
-            T.func_name(name)
             packed = argument("packed", (size,), "uint8")
             weights = argument("weights", (count,), "int8")
             mark(name)

@@ -16,11 +16,11 @@ from tvm.tirx.script import builder as T
 
 from tvmquant.schedules.linear.epilogue import PARAM_DTYPES, Epilogue, make_epilogue
 from tvmquant.schedules.linear.tir import Expr, i64
-from tvmquant.schedules.winograd.emit_input import InputTransform
 from tvmquant.schedules.winograd.emit_output import OutputTransform
 from tvmquant.schedules.winograd.emit_products import Products
-from tvmquant.schedules.winograd.functions import argument, flat, mark
-from tvmquant.schedules.winograd.plan import PIECES, Plan
+from tvmquant.schedules.functions import argument, flat, mark
+from tvmquant.schedules.winograd.nest import Nest
+from tvmquant.schedules.winograd.plan import Plan
 
 
 def emit_prim_func(plan: Plan, name: str) -> Any:
@@ -28,7 +28,6 @@ def emit_prim_func(plan: Plan, name: str) -> Any:
     workload = plan.workload
     with IRBuilder() as builder:
         with T.prim_func(s_tir=True):
-            T.func_name(name)
             x = argument("x", workload.x_shape, "uint8")
             w = argument("weights", plan.expanded_shape, plan.operands.dtype)
             shape = (plan.channel_blocks, plan.algorithm.positions, plan.lanes)
@@ -49,53 +48,18 @@ def emit_prim_func(plan: Plan, name: str) -> Any:
             epilogue = make_epilogue(workload, True, flat(out), params, qinfo, other)
             zero_point = T.bind(tirx.Cast("uint8", qinfo[i64(0)]))
             flat_offsets = None if offsets is None else flat(offsets)
-            _Nest(plan, flat(x), flat(w), flat_offsets, centre, bias, epilogue, zero_point).emit()
+            parts = (flat(w), flat_offsets, centre, bias, epilogue)
+            _Nest(plan, flat(x), zero_point, *parts).emit()
     return builder.get()
 
 
 @dataclass
-class _Nest:
-    plan: Plan
-    x: Expr
+class _Nest(Nest):
     w: Expr
     offsets: Expr | None
     centre: Expr
     bias: Expr
     epilogue: Epilogue
-    zero_point: Expr
-
-    def emit(self) -> None:
-        plan = self.plan
-        shared = plan.parallel
-        with _loop(plan.blocks, shared == "tiles") as block:
-            first = T.bind(block * plan.block)
-            count = i64(plan.block)
-            if plan.tiles % plan.block:
-                count = T.bind(T.min(count, i64(plan.tiles) - first))
-            x_size = plan.algorithm.positions * plan.x_stride
-            transformed = T.alloc_buffer((i64(x_size),), plan.operands.x_dtype)
-            self._input(first, count, transformed, shared == "channels")
-            with _loop(plan.channel_blocks, shared == "channels") as channel_block:
-                self._channel_block(first, count, transformed, channel_block)
-
-    def _input(self, first: Expr, count: Expr, out: Expr, parallel: bool) -> None:
-        plan = self.plan
-        patch_size = plan.algorithm.positions * plan.channels
-
-        def tiles(start: Expr, extent: Expr) -> None:
-            patch = T.alloc_buffer((i64(patch_size),), "uint8")
-            transform = InputTransform(plan, self.x, patch, out, self.zero_point)
-            with T.serial(extent) as i:
-                index = T.bind(start + i)
-                transform.emit(T.bind(first + index), index)
-
-        if not parallel:
-            tiles(i64(0), count)
-            return
-        share = -(-plan.block // PIECES)
-        with T.parallel(i64(-(-plan.block // share))) as piece:
-            start = T.bind(piece * share)
-            tiles(start, T.bind(T.max(T.min(i64(share), count - start), i64(0))))
 
     def _channel_block(
         self, first: Expr, count: Expr, transformed: Expr, channel_block: Expr
@@ -109,6 +73,3 @@ class _Nest:
         with T.serial(count) as index:
             output.emit(T.bind(first + index), index, channel_block)
 
-
-def _loop(extent: int, parallel: bool) -> Any:
-    return (T.parallel if parallel else T.serial)(i64(extent))

@@ -18,7 +18,7 @@ from tvmquant.schedules.linear.tir import (
     store,
 )
 from tvmquant.schedules.winograd.algorithms import Axis
-from tvmquant.schedules.winograd.functions import argument, flat, mark
+from tvmquant.schedules.functions import argument, flat, mark
 from tvmquant.schedules.winograd.packing import packed_vectors
 from tvmquant.schedules.winograd.plan import Plan
 from tvmquant.schedules.winograd.values import wrapping
@@ -39,7 +39,6 @@ def _prim_func(plan: Plan, name: str) -> Any:
     stored = (plan.channel_blocks, packed_vectors(plan) // per, size)
     with IRBuilder() as builder:
         with T.prim_func(s_tir=True):
-            T.func_name(name)
             packed = argument("packed", stored, "uint8")
             out = argument("expanded", plan.expanded_shape, plan.operands.dtype)
             offsets = None

@@ -15,14 +15,13 @@ from tvm.script.ir_builder import IRBuilder
 from tvm.tirx.script import builder as T
 
 from tvmquant.schedules.linear.tir import Expr, i64
-from tvmquant.schedules.neon.emit import argument, flat, loop, mark
-from tvmquant.schedules.neon.epilogue import PARAM_DTYPES, Epilogue
+from tvmquant.schedules.linear.epilogue import PARAM_DTYPES
+from tvmquant.schedules.neon.epilogue import Epilogue
 from tvmquant.schedules.neon.winograd.output import OutputTransform
 from tvmquant.schedules.neon.winograd.plan import Plan
 from tvmquant.schedules.neon.winograd.products import Products
-from tvmquant.schedules.winograd.emit_input import InputTransform
-
-_PIECES = 16
+from tvmquant.schedules.functions import argument, flat, mark
+from tvmquant.schedules.winograd.nest import Nest
 
 
 def emit_prim_func(plan: Plan, name: str) -> Any:
@@ -45,52 +44,16 @@ def emit_prim_func(plan: Plan, name: str) -> Any:
             numbers = [T.bind(qinfo[i64(i)]) for i in range(4)]
             epilogue = Epilogue(workload.requantize, flat(out), params, *numbers[1:])
             zero_point = T.bind(tirx.Cast("uint8", numbers[0]))
-            _Nest(plan, flat(x), flat(w), centre, bias, epilogue, zero_point).emit()
+            _Nest(plan, flat(x), zero_point, flat(w), centre, bias, epilogue).emit()
     return builder.get()
 
 
 @dataclass
-class _Nest:
-    plan: Plan
-    x: Expr
+class _Nest(Nest):
     w: Expr
     centre: Expr
     bias: Expr
     epilogue: Epilogue
-    zero_point: Expr
-
-    def emit(self) -> None:
-        plan = self.plan
-        shared = plan.parallel
-        with loop(plan.blocks, shared == "tiles") as block:
-            first = T.bind(block * plan.block)
-            count = i64(plan.block)
-            if plan.tiles % plan.block:
-                count = T.bind(T.min(count, i64(plan.tiles) - first))
-            x_size = plan.algorithm.positions * plan.x_stride
-            transformed = T.alloc_buffer((i64(x_size),), plan.operands.x_dtype)
-            self._input(first, count, transformed, shared == "channels")
-            with loop(plan.channel_blocks, shared == "channels") as channel_block:
-                self._channel_block(first, count, transformed, channel_block)
-
-    def _input(self, first: Expr, count: Expr, out: Expr, parallel: bool) -> None:
-        plan = self.plan
-        patch_size = plan.algorithm.positions * plan.channels
-
-        def tiles(start: Expr, extent: Expr) -> None:
-            patch = T.alloc_buffer((i64(patch_size),), "uint8")
-            transform = InputTransform(plan, self.x, patch, out, self.zero_point)
-            with T.serial(extent) as i:
-                index = T.bind(start + i)
-                transform.emit(T.bind(first + index), index)
-
-        if not parallel:
-            tiles(i64(0), count)
-            return
-        share = -(-plan.block // _PIECES)
-        with T.parallel(i64(-(-plan.block // share))) as piece:
-            start = T.bind(piece * share)
-            tiles(start, T.bind(T.max(T.min(i64(share), count - start), i64(0))))
 
     def _channel_block(
         self, first: Expr, count: Expr, transformed: Expr, channel_block: Expr
