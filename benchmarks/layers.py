@@ -129,7 +129,7 @@ def _contenders(
     from benchmarks.openvino_layer import OpenVinoLayer
     from benchmarks.ours_layer import OurLayer
     from benchmarks.ours_weight_only import OurWeightOnlyLayer
-    from tvmquant.recipe import FLOAT_BITS, parse_bits
+    from tvmquant.precision import FLOAT_BITS, parse_bits
 
     made: list[tuple[str, str, Callable[[], Any]]] = []
     for name in bits:

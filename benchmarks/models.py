@@ -43,7 +43,7 @@ def _threads(context: Any, param: Any, text: str) -> list[int]:
 def parse_bits_option(context: Any, param: Any, text: str) -> list[str]:
     """Precisions of tvmquant, comma-separated."""
     from tvmquant.errors import InputError
-    from tvmquant.recipe import parse_bits
+    from tvmquant.precision import parse_bits
 
     bits = _list(context, param, text)
     for name in bits:

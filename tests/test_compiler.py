@@ -14,7 +14,8 @@ from tvm import relax
 import tvmquant
 from tvmquant.compiler import SyntheticCalibrationWarning
 from tvmquant.errors import InputError, ModelError, RecipeError, TargetError
-from tvmquant.recipe import LayerRule, Recipe
+from tvmquant.quant_spec import LayerRule
+from tvmquant.recipe import Recipe
 
 IMAGE = (1, 3, 8, 8)
 

@@ -6,7 +6,8 @@ import pytest
 from networks import Net
 
 import tvmquant
-from tvmquant.recipe import LayerRule, Recipe
+from tvmquant.quant_spec import LayerRule
+from tvmquant.recipe import Recipe
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,8 @@ from hypothesis import HealthCheck, Phase, given, note, settings
 from hypothesis import strategies as st
 from networks import Net, build, operators
 
-from tvmquant.recipe import LayerRule, Recipe
+from tvmquant.quant_spec import LayerRule
+from tvmquant.recipe import Recipe
 
 BITS = st.sampled_from([8, 4, 2, 1])
 FLAVOURS = st.sampled_from(["float", "fixed_point", "power_of_two"])

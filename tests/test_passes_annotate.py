@@ -10,7 +10,8 @@ from tvmquant.graph import Graph, name_of
 from tvmquant.ops import is_op
 from tvmquant.passes.annotate import annotate
 from tvmquant.passes.simplify import simplify
-from tvmquant.recipe import LayerRule, QuantSpec, Recipe
+from tvmquant.quant_spec import LayerRule, QuantSpec
+from tvmquant.recipe import Recipe
 
 
 class Annotated:

@@ -14,7 +14,8 @@ from tvmquant.ops import is_op
 from tvmquant.passes.annotate import annotate
 from tvmquant.passes.calibrate import calibrate
 from tvmquant.passes.simplify import simplify
-from tvmquant.recipe import QuantSpec, Recipe
+from tvmquant.quant_spec import QuantSpec
+from tvmquant.recipe import Recipe
 
 MINMAX = QuantSpec(estimator="minmax")
 

@@ -9,7 +9,8 @@ from tvmquant.frontend import load_model
 from tvmquant.graph import Graph, const_value, name_of
 from tvmquant.passes.equalize import absorb_biases, equalize, find_pairs
 from tvmquant.passes.simplify import simplify
-from tvmquant.recipe import QuantSpec, Recipe
+from tvmquant.quant_spec import QuantSpec
+from tvmquant.recipe import Recipe
 
 
 def chain(activation="Relu", spread=2.0):

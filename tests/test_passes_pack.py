@@ -11,7 +11,8 @@ from networks import Net, realized
 from tvmquant.graph import Graph, is_const, name_of
 from tvmquant.ops import is_op
 from tvmquant.passes.pack import pack
-from tvmquant.recipe import LayerRule, Recipe
+from tvmquant.quant_spec import LayerRule
+from tvmquant.recipe import Recipe
 from tvmquant.schedules.selection import KernelTable
 from tvmquant.targets import get_device
 

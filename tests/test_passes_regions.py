@@ -9,7 +9,8 @@ from networks import Net
 from tvmquant.frontend import load_model
 from tvmquant.passes.regions import Regions
 from tvmquant.passes.simplify import simplify
-from tvmquant.recipe import LayerRule, Recipe
+from tvmquant.quant_spec import LayerRule
+from tvmquant.recipe import Recipe
 
 F = np.float32
 

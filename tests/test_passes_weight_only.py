@@ -16,7 +16,8 @@ from tvmquant.interpreter import Interpreter
 from tvmquant.ops import is_op
 from tvmquant.passes import weight_only
 from tvmquant.passes.pipeline import to_integers
-from tvmquant.recipe import LayerRule, QuantSpec, Recipe
+from tvmquant.quant_spec import LayerRule, QuantSpec
+from tvmquant.recipe import Recipe
 
 DEPTH, HIDDEN, OUTPUTS = 200, 96, 40
 RNG = np.random.default_rng(0)

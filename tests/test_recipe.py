@@ -9,16 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tvmquant.errors import RecipeError, TargetError
-from tvmquant.recipe import (
-    BITS,
-    ESTIMATORS,
-    REQUANTIZE,
-    LayerBits,
-    LayerRule,
-    QuantSpec,
-    Recipe,
-    parse_bits,
-)
+from tvmquant.precision import BITS, LayerBits, parse_bits
+from tvmquant.quant_spec import ESTIMATORS, LayerRule, QuantSpec
+from tvmquant.recipe import REQUANTIZE, Recipe
 
 MAYBE_BITS = st.none() | st.sampled_from(BITS)
 SPECS = st.builds(

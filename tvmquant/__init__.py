@@ -39,8 +39,8 @@ _HOME = {
     "Manifest": "tvmquant.runtime.manifest",
     "Trials": "tvmquant.tuning.trials",
     "Recipe": "tvmquant.recipe",
-    "QuantSpec": "tvmquant.recipe",
-    "LayerRule": "tvmquant.recipe",
+    "QuantSpec": "tvmquant.quant_spec",
+    "LayerRule": "tvmquant.quant_spec",
     "TvmQuantError": "tvmquant.errors",
     "InputError": "tvmquant.errors",
     "ModelError": "tvmquant.errors",
@@ -65,7 +65,8 @@ if TYPE_CHECKING:
         TvmQuantError,
         UnsupportedOperatorError,
     )
-    from tvmquant.recipe import LayerRule, QuantSpec, Recipe
+    from tvmquant.quant_spec import LayerRule, QuantSpec
+    from tvmquant.recipe import Recipe
     from tvmquant.runtime.benchmark import Benchmark
     from tvmquant.runtime.compiled_model import CompiledModel
     from tvmquant.runtime.manifest import Manifest

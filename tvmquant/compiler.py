@@ -28,7 +28,8 @@ from tvmquant.layers import describe_layers
 from tvmquant.ops.integer import shape_of
 from tvmquant.passes.calibrate import Progress
 from tvmquant.passes.pipeline import is_quantized, to_device, to_integers, to_qdq
-from tvmquant.recipe import FLOAT_BITS, Recipe
+from tvmquant.precision import FLOAT_BITS
+from tvmquant.recipe import Recipe
 from tvmquant.recipes import find_recipe
 from tvmquant.runtime import CompiledModel, LayerInfo, Manifest, TensorInfo, current_versions
 from tvmquant.schedules.selection import KernelTable

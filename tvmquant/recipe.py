@@ -5,100 +5,19 @@ from __future__ import annotations
 import fnmatch
 import json
 import os
-import re
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from tvmquant.errors import RecipeError, TargetError
+from tvmquant.errors import RecipeError
 from tvmquant.plain_data import build, is_a, json_object, one_of
+from tvmquant.precision import BITS, FLOAT_BITS, WEIGHT_ONLY_BITS, LayerBits, parse_bits
+from tvmquant.quant_spec import ACTIVATION_ESTIMATOR, WEIGHT_ESTIMATOR, LayerRule, QuantSpec
 
-BITS = (8, 4, 2, 1)
-# Activations of that many bits stay float; weights then have 8, 4 or 2 bits.
-FLOAT_BITS = (16, 32)
-WEIGHT_ONLY_BITS = (8, 4, 2)
-GRANULARITIES = ("per_tensor", "per_channel")
 REQUANTIZE = ("float", "fixed_point", "power_of_two")
 ROUNDING = ("nearest", "adaround", "gptq")
-ESTIMATORS = (
-    "minmax",
-    "percentile",
-    "mse",
-    "moving_average",
-    "entropy",
-    "aciq",
-    "cross_entropy",
-    "fixed_point",
-)
-# At 8 bits; below, the range is searched (``mse``). A percentile of 99.99 was never worse than
-# min-max on the networks at hand and much better where activations have outliers.
-WEIGHT_ESTIMATOR = "minmax"
-ACTIVATION_ESTIMATOR = "percentile"
+BIAS_CORRECTION = ("none", "empirical", "analytic")
 GROUP_SIZE = 32
-
-
-@dataclass(frozen=True)
-class QuantSpec:
-    """How one kind of tensor is quantized.
-
-    Attributes
-    ----------
-    bits : int
-        8, 4, 2 or 1; for activations also 16 or 32: they stay float.
-    symmetric : bool
-        Range symmetric around zero. Weights always are.
-    granularity : str
-        ``per_tensor`` (one scale) or ``per_channel`` (one scale an output channel, weights only).
-    estimator : str
-        Range estimator by name, see ``tvmquant.calibration``.
-    """
-
-    bits: int = 8
-    symmetric: bool = False
-    granularity: str = "per_tensor"
-    estimator: str = "minmax"
-
-    def __post_init__(self) -> None:
-        one_of("bits", self.bits, (*BITS, *FLOAT_BITS))
-        is_a("symmetric", self.symmetric, bool, "true or false")
-        one_of("granularity", self.granularity, GRANULARITIES)
-        one_of("estimator", self.estimator, ESTIMATORS)
-
-
-@dataclass(frozen=True)
-class LayerRule:
-    """Override for the layers whose name matches ``pattern`` (shell wildcards); later rules win.
-
-    ``None`` keeps the recipe's value; ``quantize=False`` leaves the layer in float. Activation bits
-    of 16 or 32 quantize the weights only.
-    """
-
-    pattern: str
-    weight_bits: int | None = None
-    activation_bits: int | None = None
-    quantize: bool = True
-
-    def __post_init__(self) -> None:
-        is_a("pattern", self.pattern, str, "a text")
-        is_a("quantize", self.quantize, bool, "true or false")
-        if self.weight_bits is not None:
-            one_of("weight_bits", self.weight_bits, BITS)
-        if self.activation_bits is not None:
-            one_of("activation_bits", self.activation_bits, (*BITS, *FLOAT_BITS))
-
-
-@dataclass(frozen=True)
-class LayerBits:
-    """The decision for one layer."""
-
-    weight_bits: int
-    activation_bits: int
-    quantize: bool = True
-
-    @property
-    def weight_only(self) -> bool:
-        """Whether activations stay float."""
-        return self.quantize and self.activation_bits in FLOAT_BITS
 
 
 @dataclass(frozen=True)
@@ -123,8 +42,10 @@ class Recipe:
     rounding : str
         How weights below 8 bits are rounded: ``nearest``, or by their effect on the layer's output
         on calibration data: ``adaround`` or ``gptq``.
-    bias_correction : bool
-        Whether the mean error of every output channel on calibration data goes into its bias.
+    bias_correction : str
+        Whether the mean error of every output channel goes into its bias: ``none``, as measured on
+        calibration data (``empirical``) or as batch norms predict it (``analytic``). ``True`` and
+        ``False`` are short for ``empirical`` and ``none``.
     expand_weights : bool
         Whether kernels may expand weights in memory when the model is loaded (Winograd transforms,
         tables); the file stays packed either way.
@@ -146,7 +67,7 @@ class Recipe:
     percentile: float = 99.99
     equalize: bool = False
     rounding: str = "nearest"
-    bias_correction: bool = False
+    bias_correction: str | bool = "none"
     expand_weights: bool = True
     group_size: int | None = GROUP_SIZE
     layers: tuple[LayerRule, ...] = ()
@@ -158,7 +79,9 @@ class Recipe:
         is_a("percentile", self.percentile, int | float, "a number")
         is_a("equalize", self.equalize, bool, "true or false")
         one_of("rounding", self.rounding, ROUNDING)
-        is_a("bias_correction", self.bias_correction, bool, "true or false")
+        if isinstance(self.bias_correction, bool):
+            object.__setattr__(self, "bias_correction", BIAS_CORRECTION[self.bias_correction])
+        one_of("bias_correction", self.bias_correction, BIAS_CORRECTION)
         is_a("expand_weights", self.expand_weights, bool, "true or false")
         if self.group_size is not None:
             is_a("group_size", self.group_size, int, "a number of inputs or null")
@@ -206,7 +129,7 @@ class Recipe:
 
     def with_corrections(self) -> Recipe:
         """Copy that rounds weights by their effect on real data and corrects biases."""
-        return replace(self, rounding="gptq", bias_correction=True)
+        return replace(self, rounding="gptq", bias_correction="empirical")
 
     def bits_for(self, name: str, *, first_or_last: bool = False) -> LayerBits:
         """Bits of the layer ``name``."""
@@ -278,21 +201,3 @@ class Recipe:
             return cls.from_json(text)
         except RecipeError as error:
             raise RecipeError(f"{path}: {error}") from None
-
-
-def parse_bits(bits: int | str) -> tuple[int, int]:
-    """Weight and activation bits of a precision name: ``8`` → (8, 8), ``"w4a8"`` → (4, 8).
-
-    ``a16`` and ``a32`` both say that activations stay float, in the type the model has.
-    """
-    text = str(bits).strip().lower()
-    match = re.fullmatch(r"w(\d+)a(\d+)", text) or re.fullmatch(r"(\d+)", text)
-    if match:
-        numbers = [int(group) for group in match.groups()]
-        pair = (numbers[0], numbers[-1])
-        weight_only = pair[0] in WEIGHT_ONLY_BITS and pair[1] in FLOAT_BITS
-        if weight_only or all(number in BITS for number in pair):
-            return pair
-    raise TargetError(
-        f"unknown precision {bits!r}: use 8, 4, 2, 1 or a name such as 'w4a8' or 'w4a16'"
-    )

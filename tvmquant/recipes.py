@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tvmquant.errors import RecipeError
-from tvmquant.recipe import Recipe, parse_bits
+from tvmquant.precision import parse_bits
+from tvmquant.recipe import Recipe
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,7 @@ def _aciq(bits: str) -> Recipe:
         recipe,
         weights=replace(recipe.weights, estimator="aciq"),
         activations=replace(recipe.activations, estimator="aciq"),
-        bias_correction=True,
+        bias_correction="empirical",
     )
 
 

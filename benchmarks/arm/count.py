@@ -10,7 +10,7 @@ from benchmarks.arm.ours import count_kernel, device_of, find, workload_of
 from benchmarks.arm.plugin import Counts
 from benchmarks.arm.table_layers import find_layer
 from tests.emulated_pi import CPUS, emulated_pi
-from tvmquant.recipe import parse_bits
+from tvmquant.precision import parse_bits
 
 
 def describe(name: str, counts: Counts, macs: int, reference: int | None = None) -> str:

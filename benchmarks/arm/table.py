@@ -25,7 +25,7 @@ from benchmarks.arm.table_layers import NAMES, find_layer
 from tests.emulated_pi import CPUS, emulated_pi
 from tvmquant.errors import TvmQuantError
 from tvmquant.frontend import load_model
-from tvmquant.recipe import parse_bits
+from tvmquant.precision import parse_bits
 
 Row = dict[str, Any]
 

@@ -49,7 +49,7 @@ def _threading(threads: int) -> AbstractContextManager:
 
 def precision_name(bits: str) -> str:
     """``8`` → ``w8a8``."""
-    from tvmquant.recipe import parse_bits
+    from tvmquant.precision import parse_bits
 
     return "w{}a{}".format(*parse_bits(bits))
 

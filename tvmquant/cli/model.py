@@ -51,7 +51,7 @@ def model_settings(
     InputError
         If an option is not valid.
     """
-    from tvmquant.recipe import parse_bits
+    from tvmquant.precision import parse_bits
     from tvmquant.recipes import find_recipe
 
     input_shapes = dict(parse_shape(text) for text in shapes)

@@ -38,7 +38,7 @@ class _Change:
 
 def wants_corrections(recipe: Recipe) -> bool:
     """Whether the recipe asks for anything that this pass does."""
-    return recipe.rounding != "nearest" or recipe.bias_correction
+    return recipe.rounding != "nearest" or recipe.bias_correction == "empirical"
 
 
 def correct(
@@ -111,7 +111,7 @@ def _correct_layer(layer: LinearLayer, recipe: Recipe) -> _Change:
         change.q = weights_of_rows(layer, q)
         change.scale = layer.scale if change.scale is None else change.scale
         layer.set_weights(change.q, change.scale)
-    if recipe.bias_correction:
+    if recipe.bias_correction == "empirical":
         change.shift = data.shift(q * scale).astype(np.float32)
         layer.set_shift(change.shift)
     return change

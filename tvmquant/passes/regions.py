@@ -26,7 +26,8 @@ from tvmquant.ops.integer import shape_of
 from tvmquant.passes.fold_affine import is_linear, per_channel
 from tvmquant.passes.quantized import MOVES
 from tvmquant.passes.tables import TABULAR
-from tvmquant.recipe import FLOAT_BITS, Recipe
+from tvmquant.precision import FLOAT_BITS
+from tvmquant.recipe import Recipe
 
 CLIPS = ("nn.relu", "clip")
 _BINARY = {"add", "subtract", "multiply"}

@@ -21,7 +21,8 @@ from tvmquant.ops.integer import shape_of
 from tvmquant.ops.waist import dequantize
 from tvmquant.ops.weight_only import WEIGHT_ONLY, weight_only_matmul
 from tvmquant.passes.fold_affine import is_linear, per_channel
-from tvmquant.recipe import WEIGHT_ESTIMATOR, Recipe
+from tvmquant.quant_spec import WEIGHT_ESTIMATOR
+from tvmquant.recipe import Recipe
 
 # Weights that are quantized at a time: the search for their scales passes over them many times.
 _PIECE = 1 << 17

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tvmquant.recipe import parse_bits
+from tvmquant.precision import parse_bits
 from tvmquant.schedules.selection import KernelTable, label_of
 from tvmquant.schedules.space import TuningDatabase
 from tvmquant.schedules.winograd import weight_bound

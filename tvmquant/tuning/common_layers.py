@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 
-from tvmquant.recipe import parse_bits
+from tvmquant.precision import parse_bits
 from tvmquant.schedules.winograd import weight_bound
 from tvmquant.schedules.workload import Workload
 from tvmquant.tuning.data import make_case
