@@ -13,6 +13,7 @@ from conftest import build_tiny
 import tvmquant
 from tvmquant.errors import BundleError
 from tvmquant.runtime import CompiledModel, bundle, toolchain
+from tvmquant.runtime.save import _cannot_write
 
 
 @pytest.fixture
@@ -231,3 +232,19 @@ def test_the_library_has_no_symbol_table(tiny_bundle):
     if sys.platform != "linux":
         pytest.skip("ELF only")
     assert b".symtab" not in (tiny_bundle / "model.so").read_bytes()
+
+
+@pytest.mark.parametrize(
+    "error, told",
+    [
+        (OSError(28, "No space left on device"), "No space left on device; free some space"),
+        (
+            RuntimeError("zig cc failed:\nnote: x\na.c:3:1: error: no such thing\n"),
+            "a.c:3:1: error",
+        ),
+    ],
+)
+def test_why_a_folder_cannot_be_written_is_what_the_message_says(tmp_path, error, told):
+    message = str(_cannot_write(tmp_path, error))
+    assert message.startswith(f"cannot write {tmp_path}: ") and told in message
+    assert ("free some space" in message) == isinstance(error, OSError)

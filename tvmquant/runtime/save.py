@@ -142,8 +142,13 @@ def _swap(staging: Path, folder: Path) -> None:
 
 def _cannot_write(folder: Path, error: Exception) -> BundleError:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    reason = getattr(error, "strerror", None) or " ".join(lines[:3]) or type(error).__name__
-    return BundleError(f"cannot write {folder}: {reason}; free some space or name another folder")
+    told = [line for line in lines if "error:" in line]
+    reason = getattr(error, "strerror", None) or " ".join((told or lines)[:3])
+    reason = reason or type(error).__name__
+    # A compiler or linker that fails for want of space says so in its own words.
+    if isinstance(error, OSError) or "no space" in str(error).lower():
+        reason += "; free some space or name another folder"
+    return BundleError(f"cannot write {folder}: {reason}")
 
 
 def _own_files(folder: Path) -> set[str]:
