@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from networks import Net, operators
+from networks import Net, interpret, operators
 
 import tvmquant
 from tvmquant.errors import InputError
 from tvmquant.frontend import load_model
-from tvmquant.passes.pipeline import is_quantized, to_integers, to_qdq
+from tvmquant.passes.pipeline import (
+    ANNOTATED,
+    is_quantized,
+    recorded_stages,
+    to_integers,
+    to_qdq,
+)
 from tvmquant.recipe import Recipe
 
 
@@ -98,3 +104,17 @@ def test_inputs_are_not_changed(network):
     for feeds, kept in zip(data, before):
         for name in feeds:
             np.testing.assert_array_equal(feeds[name], kept[name])
+
+
+def test_stages_are_recorded_only_where_asked_for(network):
+    model, data = network
+    batches = [list(feeds.values()) for feeds in data]
+    with recorded_stages() as stages:
+        qdq = to_qdq(load_model(model).mod, Recipe(), lambda: batches)
+    to_qdq(load_model(model).mod, Recipe(), lambda: batches)
+    assert stages["3_calibrate"].same_as(qdq)
+    assert not is_quantized(stages[ANNOTATED])
+    reference = tvmquant.quantize(model, calibration=data).reference
+    np.testing.assert_array_equal(
+        interpret(reference, batches[0])[0], interpret(stages[ANNOTATED], batches[0])[0]
+    )

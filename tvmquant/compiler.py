@@ -27,7 +27,14 @@ from tvmquant.frontend import (
 from tvmquant.layers import describe_layers
 from tvmquant.ops.integer import shape_of
 from tvmquant.passes.calibrate import Progress
-from tvmquant.passes.pipeline import is_quantized, to_device, to_integers, to_qdq
+from tvmquant.passes.pipeline import (
+    ANNOTATED,
+    is_quantized,
+    recorded_stages,
+    to_device,
+    to_integers,
+    to_qdq,
+)
 from tvmquant.precision import FLOAT_BITS
 from tvmquant.recipe import Recipe
 from tvmquant.recipes import find_recipe
@@ -54,6 +61,9 @@ class QuantizedModel:
     recipe : Recipe
     source : str
         File name of the model.
+    reference : tvm.IRModule or None
+        The float program that ``mod`` approximates; its layers have the same names. ``None`` for
+        a model that was quantized by others.
     """
 
     mod: tvm.IRModule
@@ -61,6 +71,7 @@ class QuantizedModel:
     output_names: tuple[str, ...]
     recipe: Recipe
     source: str = ""
+    reference: tvm.IRModule | None = None
 
 
 class SyntheticCalibrationWarning(UserWarning):
@@ -168,9 +179,12 @@ def quantize(
             yield [batch[info.name] for info in loaded.inputs]
 
     total = SYNTHETIC_BATCHES if source is None else _length(calibration)
-    qdq = to_qdq(loaded.mod, chosen, batches, progress, total)
+    real = source is not None
+    with recorded_stages() as stages:
+        qdq = to_qdq(loaded.mod, chosen, batches, progress, total, real_data=real)
     name = Path(model).name if isinstance(model, str | os.PathLike) else type(model).__name__
-    return QuantizedModel(qdq, loaded.inputs, loaded.output_names, chosen, name)
+    reference = stages.get(ANNOTATED)
+    return QuantizedModel(qdq, loaded.inputs, loaded.output_names, chosen, name, reference)
 
 
 def _recipe(

@@ -69,13 +69,17 @@ class Interpreter:
 
     def step(self, var: relax.Var, value: Any, env: Environment) -> np.ndarray:
         """Evaluate one binding into ``env`` and drop what it was the last to read."""
-        # Like the compiled module: infinities and NaN are results, not warnings.
-        with np.errstate(all="ignore"):
-            result = self._evaluate(value, env)
+        result = self.evaluate(value, env)
         env[var] = result
         for dead in self._dies.get(var, ()):
             env.pop(dead, None)
         return result
+
+    def evaluate(self, value: Any, env: Environment) -> Any:
+        """Value of one expression of the graph, whose variables are in ``env``."""
+        # Like the compiled module: infinities and NaN are results, not warnings.
+        with np.errstate(all="ignore"):
+            return self._evaluate(value, env)
 
     def outputs(self, env: Environment) -> list[np.ndarray]:
         """Outputs of ``main`` after its last step."""

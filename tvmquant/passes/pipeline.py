@@ -5,6 +5,8 @@ from __future__ import annotations
 import itertools
 import os
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 
 import numpy as np
@@ -30,6 +32,9 @@ from tvmquant.schedules.selection import KernelTable
 from tvmquant.targets.device import Device
 
 Batches = Iterable[list[np.ndarray]]
+# The stage whose module still computes in float, with every edge marked.
+ANNOTATED = "2_annotate"
+_recorded: ContextVar[dict[str, tvm.IRModule] | None] = ContextVar("recorded", default=None)
 # Batches that show which biases are high.
 _SEEN = 8
 
@@ -40,6 +45,8 @@ def to_qdq(
     batches: Callable[[], Batches],
     progress: Progress | None = None,
     total: int = 0,
+    *,
+    real_data: bool = True,
 ) -> tvm.IRModule:
     """Phases 1 to 3: imported float graph → QDQ graph. A quantized model is only simplified.
 
@@ -54,6 +61,8 @@ def to_qdq(
         ``(stage, done, total)``.
     total : int
         Number of batches, when known.
+    real_data : bool
+        Whether the batches are data; noise is no reason to round weight-only layers by it.
     """
     _report(progress, "simplify")
     mod = _dump("1_simplify", simplify(mod))
@@ -66,11 +75,13 @@ def to_qdq(
         mod = _dump("1_equalize", absorb_biases(equalize(mod), seen))
         stream = itertools.chain(seen, stream)
     _report(progress, "annotate")
-    annotated = mod = _dump("2_annotate", annotate(mod, recipe))
+    annotated = mod = _dump(ANNOTATED, annotate(mod, recipe))
     kept: list[list[np.ndarray]] = []
     if _is_observed(mod):
         limit = sample_limit(mod) if wants_corrections(recipe) else 0
         mod = calibrate(mod, _keeping(stream or batches(), kept, limit), recipe, progress, total)
+    elif real_data and wants_corrections(recipe) and is_quantized(quantize_weights(mod, recipe)):
+        kept = list(itertools.islice(stream or batches(), sample_limit(mod)))
     mod = _dump("3_calibrate", quantize_weights(mod, recipe))
     if not kept:
         return mod
@@ -126,8 +137,22 @@ def _report(progress: Progress | None, stage: str) -> None:
         progress(stage, 0, 1)
 
 
+@contextmanager
+def recorded_stages() -> Iterator[dict[str, tvm.IRModule]]:
+    """The modules after each pass, by the name of their dump, of what runs in this context."""
+    stages: dict[str, tvm.IRModule] = {}
+    token = _recorded.set(stages)
+    try:
+        yield stages
+    finally:
+        _recorded.reset(token)
+
+
 def _dump(name: str, mod: tvm.IRModule) -> tvm.IRModule:
     """Write ``mod`` as text to ``$TVMQUANT_DUMP/name.py``, if that is set."""
+    stages = _recorded.get()
+    if stages is not None:
+        stages[name] = mod
     folder = os.environ.get("TVMQUANT_DUMP")
     if folder:
         try:
