@@ -160,3 +160,14 @@ def test_infinities_do_not_warn(recwarn):
     mod = build_module([X], lambda emit, x: op.log(emit(op.divide(x, const(np.float32(0))))))
     assert not np.all(np.isfinite(interpret(mod, [X])[0]))
     assert not [w for w in recwarn if issubclass(w.category, RuntimeWarning)]
+
+
+@pytest.mark.parametrize(
+    "size,channels,kernel,stride,dilation", [(70, 48, 3, 1, 1), (71, 40, 5, 2, 1), (20, 3, 3, 3, 2)]
+)
+def test_depthwise_convolutions_in_strips_of_rows(size, channels, kernel, stride, dilation):
+    attrs = {"strides": [stride] * 2, "dilation": [dilation] * 2, "padding": [1, 2, 2, 0]}
+    weight = const(floats(channels, kernel, kernel, 1))
+    layouts = {"data_layout": "NHWC", "kernel_layout": "OHWI", "groups": channels}
+    x = floats(2, size, size, channels)
+    check(lambda emit, x: nn.conv2d(x, weight, **attrs, **layouts), x, atol=2e-5)
