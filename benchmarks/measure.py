@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import psutil
 
-from benchmarks.accuracy import compare
+from benchmarks.compare import compare
 from benchmarks.analysis import summarize_profile
 from benchmarks.case import Case
 from benchmarks.limits import obeys

@@ -9,7 +9,7 @@ from click.testing import CliRunner
 from onnx import TensorProto, helper
 
 from benchmarks import layers, models, peaks, peer_layers
-from benchmarks.accuracy import compare, cosine
+from benchmarks.compare import compare, cosine
 from benchmarks.case import load_case
 from benchmarks.layer_cases import LAYERS, Layer
 from benchmarks.layer_data import LayerData
