@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 import psutil
 
-from benchmarks.compare import compare
 from benchmarks.analysis import summarize_profile
 from benchmarks.case import Case
+from benchmarks.compare import compare
 from benchmarks.limits import obeys
 from benchmarks.peers.base import Contender, Unavailable
 from benchmarks.peers.onnxruntime import OrtSession, first_line

@@ -9,8 +9,8 @@ from click.testing import CliRunner
 from onnx import TensorProto, helper
 
 from benchmarks import layers, models, peaks, peer_layers
-from benchmarks.compare import compare, cosine
 from benchmarks.case import load_case
+from benchmarks.compare import compare, cosine
 from benchmarks.layer_cases import LAYERS, Layer
 from benchmarks.layer_data import LayerData
 from benchmarks.layer_report import to_markdown as layers_markdown
