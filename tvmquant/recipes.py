@@ -74,7 +74,16 @@ def _fixed_point(bits: str) -> Recipe:
 
 
 def _weight_only(bits: str) -> Recipe:
-    return Recipe.for_bits(f"w{parse_bits(bits)[0]}a16")
+    recipe = Recipe.for_bits(f"w{parse_bits(bits)[0]}a16")
+    return recipe.with_corrections() if recipe.weights.bits < 8 else recipe
+
+
+def _dynamic(bits: str) -> Recipe:
+    weight_bits, _ = parse_bits(bits)
+    # One number is the weights': activations of 8 bits cost hardly more than fewer.
+    recipe = Recipe.for_bits(bits if "a" in bits.lower() else f"w{weight_bits}a8")
+    dynamic = replace(recipe.activations, estimator="dynamic", granularity="per_row")
+    return replace(recipe, activations=dynamic)
 
 
 RECIPES = {
@@ -94,6 +103,7 @@ RECIPES = {
         NamedRecipe(
             "fixed_point", "power-of-two scales, one a tensor, shifts only", "8", _fixed_point
         ),
+        NamedRecipe("dynamic", "activations quantized at run time: needs no data", "8", _dynamic),
         NamedRecipe(
             "weight_only", "weights of matrix products only, in groups", "w4a16", _weight_only
         ),

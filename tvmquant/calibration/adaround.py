@@ -45,7 +45,7 @@ class AdaRoundOptions:
 def adaround(
     rows: np.ndarray,
     scale: np.ndarray,
-    bits: int,
+    bits: int | np.ndarray,
     data: Moments,
     options: AdaRoundOptions | None = None,
     progress: Callable[[int], None] | None = None,
@@ -57,9 +57,9 @@ def adaround(
     rows : np.ndarray
         Float weights ``[groups, channels of a group, K]``.
     scale : np.ndarray
-        float ``[groups, channels of a group, 1]``.
-    bits : int
-        2 to 8.
+        float ``[groups, channels of a group, 1]``, or a scale for every weight.
+    bits : int or np.ndarray
+        2 to 8; an array ``[groups, channels of a group]`` gives every channel its own.
     data : Moments
     options : AdaRoundOptions, optional
     progress : callable, optional
@@ -71,7 +71,8 @@ def adaround(
         int8, shape of ``rows``; per channel never worse on ``data`` than rounding to nearest.
     """
     options = options or AdaRoundOptions()
-    qmin, qmax = -(2 ** (bits - 1)), 2 ** (bits - 1) - 1
+    half = 2.0 ** (np.asarray(bits)[..., None] - 1)
+    qmin, qmax = -half, half - 1
     exact = rows / scale
     nearest = np.clip(np.rint(exact), qmin, qmax)
     floor = np.floor(exact)

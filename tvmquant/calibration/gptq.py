@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from tvmquant.calibration.block_scales import BlockScales
 from tvmquant.calibration.moments import Moments
 
 # Updates within a block touch the block only; what lies beyond it follows as one product.
@@ -27,7 +28,13 @@ _TINY = np.float32(1e-30)
 
 
 def gptq(
-    rows: np.ndarray, scale: np.ndarray, bits: int, data: Moments, *, refit: bool = True
+    rows: np.ndarray,
+    scale: np.ndarray,
+    bits: int | np.ndarray,
+    data: Moments,
+    *,
+    refit: bool = True,
+    block: int | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Integers of small output error.
 
@@ -36,12 +43,14 @@ def gptq(
     rows : np.ndarray
         Float weights ``[groups, channels of a group, K]``.
     scale : np.ndarray
-        float64 ``[groups, channels of a group, 1]``.
-    bits : int
-        1 to 8.
+        float64 ``[groups, channels of a group, blocks]``; one block is the whole channel.
+    bits : int or np.ndarray
+        1 to 8; an array ``[groups, channels of a group]`` gives every channel its own.
     data : Moments
     refit : bool
         Whether scales may change: for given integers the best scale is a ratio of moments.
+    block : int, optional
+        Consecutive weights of a channel that share a scale; by default all of them.
 
     Returns
     -------
@@ -51,38 +60,41 @@ def gptq(
         float64, shape of ``scale``.
     """
     levels = Levels(bits)
-    nearest = levels.round(rows / scale)
-    start = nearest if rows.shape[-1] > _DEEP else _feed_forward(rows, scale, levels, data)
-    q, best = _descend(start, scale, levels, data), scale
+    depth = rows.shape[-1]
+    spread = BlockScales(block or depth, depth)
+    steps = spread.steps(scale)
+    nearest = levels.round(rows / steps)
+    start = nearest if depth > _DEEP else _feed_forward(rows, steps, levels, data)
+    q, best = _descend(start, steps, levels, data), scale
     for _ in range(_REFITS if refit else 0):
-        best = _refit(q, best, data)
-        q = _descend(q, best, levels, data)
-    better = (data.error(q * best) < data.error(nearest * scale))[..., None]
+        best = spread.refit(q, best, data)
+        q = _descend(q, spread.steps(best), levels, data)
+    better = data.error(q * spread.steps(best)) < data.error(nearest * steps)
+    better = better[..., None]
     return np.where(better, q, nearest).astype(np.int8), np.where(better, best, scale)
 
 
 @dataclass(frozen=True)
 class Levels:
-    """The integers that a weight of ``bits`` bits can be: ±1 for a single bit."""
+    """The integers that a weight of ``bits`` bits can be: ±1 for a single bit.
 
-    bits: int
+    An array of ``bits`` is that of the values to be rounded, without their last axis or not.
+    """
+
+    bits: int | np.ndarray
 
     def round(self, values: np.ndarray) -> np.ndarray:
         """Nearest level of every value, in the dtype of ``values``."""
-        if self.bits == 1:
-            return np.where(values >= 0, 1, -1).astype(values.dtype)
-        return np.clip(np.rint(values), -(2 ** (self.bits - 1)), 2 ** (self.bits - 1) - 1)
+        if not isinstance(self.bits, np.ndarray):
+            if self.bits == 1:
+                return np.where(values >= 0, 1, -1).astype(values.dtype)
+            return np.clip(np.rint(values), -(2 ** (self.bits - 1)), 2 ** (self.bits - 1) - 1)
+        half = (2.0 ** (self.bits - 1)).astype(values.dtype)
+        half = half if half.ndim == values.ndim else half[..., None]
+        return np.clip(np.rint(values), -half, half - 1)
 
 
-def _refit(q: np.ndarray, scale: np.ndarray, data: Moments) -> np.ndarray:
-    """Scale of least error for given integers; positive, and float32 like those that are stored."""
-    norm = ((q @ data.xx) * q).sum(-1, keepdims=True)
-    fitted = (q * data.yx).sum(-1, keepdims=True) / np.maximum(norm, 1e-30)
-    fitted = fitted.astype(np.float32).astype(np.float64)
-    return np.where((norm > 1e-30) & (fitted > 1e-30), fitted, scale)
-
-
-def _feed_forward(rows: np.ndarray, scale: np.ndarray, levels: Levels, data: Moments) -> np.ndarray:
+def _feed_forward(rows: np.ndarray, steps: np.ndarray, levels: Levels, data: Moments) -> np.ndarray:
     diagonal = np.einsum("gkk->gk", data.xx)
     damping = _DAMPING * diagonal.mean(1, keepdims=True) + 1e-12
     moment = data.xx.copy()
@@ -92,13 +104,14 @@ def _feed_forward(rows: np.ndarray, scale: np.ndarray, levels: Levels, data: Mom
     # The real weights of least error; damping pulls them towards the float ones, because inputs
     # that never vary decide nothing.
     w = (data.yx + damping[..., None] * rows) @ inverse
-    step = scale[..., 0]
+    steps = np.broadcast_to(steps, rows.shape)
     q = np.empty_like(rows)
     depth = rows.shape[-1]
     for start in range(0, depth, _BLOCK):
         end = min(start + _BLOCK, depth)
         errors = np.empty((*rows.shape[:2], end - start))
         for k in range(start, end):
+            step = steps[..., k]
             q[..., k] = levels.round(w[..., k] / step)
             error = (w[..., k] - q[..., k] * step) / upper[:, None, k, k]
             w[..., k + 1 : end] -= error[..., None] * upper[:, None, k, k + 1 : end]
@@ -107,28 +120,29 @@ def _feed_forward(rows: np.ndarray, scale: np.ndarray, levels: Levels, data: Mom
     return q
 
 
-def _descend(q: np.ndarray, scale: np.ndarray, levels: Levels, data: Moments) -> np.ndarray:
+def _descend(q: np.ndarray, steps: np.ndarray, levels: Levels, data: Moments) -> np.ndarray:
     # float32 is precise enough to tell which level is nearest.
-    q, scale = q.astype(np.float32), scale.astype(np.float32)
+    q = q.astype(np.float32)
+    steps = np.broadcast_to(steps.astype(np.float32), q.shape)
     moment, target = data.xx.astype(np.float32), data.yx.astype(np.float32)
-    step = scale[..., 0]
     depth = q.shape[-1]
     curvature = np.einsum("gkk->gk", moment)
     for _ in range(_SWEEPS):
         # Half the gradient of the error.
-        slope = (q * scale) @ moment - target
+        slope = (q * steps) @ moment - target
         start_of_sweep = q.copy()
         for start in range(0, depth, _BLOCK):
             block = slice(start, min(start + _BLOCK, depth))
             before, near = q[..., block].copy(), slope[..., block]
             for i, k in enumerate(range(block.start, block.stop)):
+                step = steps[..., k]
                 wanted = q[..., k] - near[..., i] / np.maximum(curvature[:, None, k] * step, _TINY)
                 new = levels.round(wanted)
                 move = (new - q[..., k]) * step
                 near += move[..., None] * moment[:, None, k, block]
                 q[..., k] = new
             # What lies behind has had its turn in this sweep.
-            moved = (q[..., block] - before) * scale
+            moved = (q[..., block] - before) * steps[..., block]
             slope[..., block.stop :] += moved @ moment[:, block, block.stop :]
         if np.array_equal(q, start_of_sweep):
             break

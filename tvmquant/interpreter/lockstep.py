@@ -32,7 +32,7 @@ class LinearLayer:
     q : np.ndarray
         int8 weights, output channels at ``axis``.
     scale : np.ndarray
-        float32 ``[channels]`` or ``[1]``.
+        float32 ``[channels]`` or ``[1]``; ``[blocks, channels]`` where inputs come in blocks.
     bits, axis : int
     weight_float : np.ndarray
         Weights of the float graph.
@@ -40,6 +40,8 @@ class LinearLayer:
         Input of every sample in the float and in the QDQ graph.
     y_float : list of np.ndarray
         Output of every sample in the float graph, before the bias.
+    block : int
+        Of a matmul with float activations: consecutive inputs that share a scale; else 0.
     """
 
     var: relax.Var
@@ -53,11 +55,12 @@ class LinearLayer:
     x_float: list[np.ndarray]
     x_quant: list[np.ndarray]
     y_float: list[np.ndarray]
+    block: int = 0
     _new: tuple[np.ndarray, np.ndarray] | None = None
     _shift: np.ndarray | None = None
 
     def set_weights(self, q: np.ndarray, scale: np.ndarray) -> None:
-        """Run the layer with other int8 weights and scales (``[channels]`` or ``[1]``)."""
+        """Run the layer with other int8 weights and scales of the shape they had."""
         self._new = q, scale
 
     def set_shift(self, shift: np.ndarray) -> None:
@@ -121,9 +124,14 @@ class Lockstep:
         if layer._new is None:
             return
         q, scale = layer._new
-        shape = [1] * layer.q.ndim
-        shape[layer.axis] = -1
-        weight = q.astype(np.float32) * scale.astype(np.float32).reshape(shape)
+        scale = scale.astype(np.float32)
+        if layer.block:
+            spread = np.repeat(scale, layer.block, 0)[: q.shape[0]]
+        else:
+            shape = [1] * layer.q.ndim
+            shape[layer.axis] = -1
+            spread = scale.reshape(shape)
+        weight = q.astype(np.float32) * spread
         for env in quants:
             env[layer.weight_var] = weight
 
@@ -142,12 +150,15 @@ def _layer(interpreter: Interpreter, var: relax.Var, value: relax.Expr) -> Linea
     if name_of(weight) != "tvmquant.dequantize":
         return None
     q, scale = const_value(weight.args[0]), const_value(weight.args[1])
-    if q is None or scale is None or int(weight.attrs["block_size"]):
+    if q is None or scale is None:
         return None
-    bits, axis = int(weight.attrs["bits"]), int(weight.attrs["axis"])
-    return LinearLayer(
-        var, value, value.args[1], q, scale.reshape(-1), bits, axis % q.ndim, q, [], [], []
-    )
+    bits, axis = int(weight.attrs["bits"]), int(weight.attrs["axis"]) % q.ndim
+    block = int(weight.attrs["block_size"])
+    if block:
+        if q.ndim != 2 or axis != 0:
+            return None
+        return LinearLayer(var, value, value.args[1], q, scale, bits, 1, q, [], [], [], block)
+    return LinearLayer(var, value, value.args[1], q, scale.reshape(-1), bits, axis, q, [], [], [])
 
 
 def _float_weight(interpreter: Interpreter, call: relax.Call, env: Environment) -> np.ndarray:

@@ -15,6 +15,7 @@ import tvm
 from tvm import relax
 
 from tvmquant.calibration.adaround import adaround
+from tvmquant.calibration.block_scales import BlockScales
 from tvmquant.calibration.gptq import gptq
 from tvmquant.calibration.moments import moments, weight_rows, weights_of_rows
 from tvmquant.graph import Builder, Graph, const_value, name_of, rewrite
@@ -96,23 +97,28 @@ def _correct_layer(layer: LinearLayer, recipe: Recipe) -> _Change:
     change = _Change()
     data = moments(layer)
     rows = weight_rows(layer, layer.weight_float).astype(np.float64)
-    groups, outputs, _ = rows.shape
-    scale = np.broadcast_to(layer.scale.astype(np.float64), (groups * outputs,))
-    scale = scale.reshape(groups, outputs, 1)
+    groups, outputs, depth = rows.shape
+    if layer.block:
+        scale = layer.scale.T[None].astype(np.float64)
+    else:
+        scale = np.broadcast_to(layer.scale.astype(np.float64), (groups * outputs,))
+        scale = scale.reshape(groups, outputs, 1)
+    spread = BlockScales(layer.block or depth, depth)
     q = weight_rows(layer, layer.q)
     if recipe.rounding == "adaround" and 1 < layer.bits < 8:
-        q = adaround(rows, scale, layer.bits, data)
+        q = adaround(rows, spread.steps(scale), layer.bits, data)
     elif recipe.rounding == "gptq" and layer.bits < 8:
         # One scale for all channels, or one that is a power of two, stays as it is.
-        refit = layer.scale.size == groups * outputs and recipe.requantize != "power_of_two"
-        q, scale = gptq(rows, scale, layer.bits, data, refit=refit)
-        change.scale = scale.reshape(-1).astype(np.float32) if refit else layer.scale
+        refit = layer.scale.size == scale.size and recipe.requantize != "power_of_two"
+        q, scale = gptq(rows, scale, layer.bits, data, refit=refit, block=spread.size)
+        fitted = scale[0].T if layer.block else scale.reshape(-1)
+        change.scale = np.ascontiguousarray(fitted, np.float32) if refit else layer.scale
     if recipe.rounding != "nearest":
         change.q = weights_of_rows(layer, q)
         change.scale = layer.scale if change.scale is None else change.scale
         layer.set_weights(change.q, change.scale)
     if recipe.bias_correction == "empirical":
-        change.shift = data.shift(q * scale).astype(np.float32)
+        change.shift = data.shift(q * spread.steps(scale)).astype(np.float32)
         layer.set_shift(change.shift)
     return change
 
