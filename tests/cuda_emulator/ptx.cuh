@@ -1,0 +1,80 @@
+// The instructions of tvmquant/assets/cuda/ptx.cuh, as the PTX ISA says what they do.
+#pragma once
+#include "emulator.h"
+
+namespace tvmquant {
+
+enum Product { U8S8, U4S4, BITS_XOR, BITS_AND };
+
+template <int BYTES>
+void copy_async(void *to, const void *from) {
+  static_assert(BYTES == 4 || BYTES == 8 || BYTES == 16);
+  if (reinterpret_cast<uintptr_t>(to) % BYTES || reinterpret_cast<uintptr_t>(from) % BYTES) {
+    emulator::fail("a copy is not aligned to its size");
+  }
+  emulator::own().open.push_back({to, from, BYTES});
+}
+
+inline void copy_commit() {
+  emulator::own().groups.push_back(std::move(emulator::own().open));
+  emulator::own().open.clear();
+}
+
+template <int PENDING>
+void copy_wait() {
+  auto &groups = emulator::own().groups;
+  while (int(groups.size()) > PENDING) {
+    emulator::finish(groups.front());
+    groups.pop_front();
+  }
+}
+
+inline void load_matrices(unsigned (&r)[4], const void *row) {
+  if (reinterpret_cast<uintptr_t>(row) % 16) emulator::fail("a row of ldmatrix is not aligned");
+  emulator::own().address = row;
+  emulator::wait(1);
+  const int lane = emulator::lane();
+  for (int matrix = 0; matrix < 4; ++matrix) {
+    const auto *from = static_cast<const char *>(
+        emulator::of_lane(matrix * 8 + lane / 4).address);
+    std::memcpy(&r[matrix], from + lane % 4 * 4, 4);
+  }
+  emulator::wait(1);
+}
+
+template <Product P>
+int dot_word(unsigned a, unsigned b) {
+  if (P == BITS_XOR) return __builtin_popcount(a ^ b);
+  if (P == BITS_AND) return __builtin_popcount(a & b);
+  constexpr int BITS = P == U8S8 ? 8 : 4;
+  int sum = 0;
+  for (int at = 0; at < 32; at += BITS) {
+    const int left = a >> at & ((1 << BITS) - 1);
+    const int right = int(b << (32 - BITS - at)) >> (32 - BITS);
+    sum += left * right;
+  }
+  return sum;
+}
+
+template <Product P>
+void multiply(int (&c)[4], const unsigned (&a)[4], const unsigned (&b)[2]) {
+  auto &own = emulator::own();
+  std::memcpy(own.exchange, a, 16);
+  std::memcpy(own.exchange + 4, b, 8);
+  emulator::wait(1);
+  const int lane = emulator::lane();
+  for (int r = 0; r < 4; ++r) {
+    const int row = lane / 4 + 8 * (r / 2), column = lane % 4 * 2 + r % 2;
+    unsigned sum = unsigned(c[r]);
+    for (int word = 0; word < 8; ++word) {
+      const unsigned left =
+          emulator::of_lane(row % 8 * 4 + word % 4).exchange[row / 8 + word / 4 * 2];
+      const unsigned right = emulator::of_lane(column * 4 + word % 4).exchange[4 + word / 4];
+      sum += unsigned(dot_word<P>(left, right));
+    }
+    c[r] = int(sum);
+  }
+  emulator::wait(1);
+}
+
+}  // namespace tvmquant

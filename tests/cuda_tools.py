@@ -1,0 +1,85 @@
+"""CUDA kernels on the CPU: their source, compiled with an emulator of a thread block."""
+
+import ctypes
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tvmquant.schedules.cuda.source import header
+
+EMULATOR = Path(__file__).parent / "cuda_emulator"
+
+
+def compiler():
+    """A C++ compiler: the system's, or zig; the test is skipped where there is none."""
+    for name in filter(None, (os.environ.get("CXX"), "g++", "clang++")):
+        if shutil.which(name):
+            return [name]
+    pytest.importorskip("ziglang", reason="no C++ compiler: python -m pip install ziglang")
+    return [sys.executable, "-m", "ziglang", "c++"]
+
+
+def emulated(launch, folder, *, reverse=False):
+    """Function ``(*arrays)`` that runs a launch on the CPU, in place."""
+    source = launch.source.replace(header("ptx.cuh"), "")
+    count = source[source.index(f"void {launch.name}(") :].split(")")[0].count(",")
+    pointers = ", ".join(f"static_cast<Pointer>(arrays[{i}])" for i in range(count))
+    x, y, z = launch.grid
+    text = f"""
+#include "ptx.cuh"
+{source}
+struct Pointer {{
+  void *address;
+  explicit Pointer(void *a) : address(a) {{}}
+  template <class T> operator T *() const {{ return static_cast<T *>(address); }}
+}};
+extern "C" void run(void **arrays) {{
+  std::vector<uint8_t> memory({launch.shared_bytes} + 256);
+  uint8_t *shared = memory.data() + (256 - reinterpret_cast<uintptr_t>(memory.data()) % 256);
+  emulator::launch({{{x}, {y}, {z}}}, {{{launch.threads}, 1, 1}}, memory,
+                   {str(reverse).lower()}, [=] {{ {launch.name}({pointers}, shared); }});
+}}
+"""
+    stem = hashlib.sha256(text.encode()).hexdigest()[:16]
+    library = Path(folder) / f"{stem}.so"
+    if not library.exists():
+        path = library.with_suffix(".cpp")
+        path.write_text(text)
+        flags = ["-std=c++17", "-O1", "-w", "-shared", "-fPIC", "-ffp-contract=off"]
+        command = [*compiler(), *flags, f"-I{EMULATOR}", str(path), "-o", str(library)]
+        subprocess.run(command, check=True, capture_output=True, text=True)
+    run = ctypes.CDLL(str(library)).run
+
+    def call(*arrays):
+        assert len(arrays) == count
+        run((ctypes.c_void_p * count)(*(array.ctypes.data for array in arrays)))
+
+    return call
+
+
+def aligned(array):
+    """Copy at an address like those of GPU memory."""
+    memory = np.zeros(array.nbytes + 256, np.uint8)
+    start = -memory.ctypes.data % 256
+    copy = memory[start : start + array.nbytes].view(array.dtype).reshape(array.shape)
+    copy[...] = array
+    return copy
+
+
+def run_kernel(kernel, folder, x, w, bias, params, qinfo, *, reverse=False):
+    """Output of an integer kernel in the emulator; what lies around it must stay as it was."""
+    workload = kernel.workload
+    arrays = [aligned(a) for a in (x, *kernel.pack(w, bias, params), qinfo)]
+    dtype = np.dtype(workload.out_dtype)
+    size = int(np.prod(workload.out_shape)) * dtype.itemsize
+    memory = aligned(np.full(size + 512, 0xA5, np.uint8))
+    out = memory[256 : 256 + size].view(dtype).reshape(workload.out_shape)
+    emulated(kernel.launch, folder, reverse=reverse)(*arrays, out)
+    assert (memory[:256] == 0xA5).all() and (memory[256 + size :] == 0xA5).all()
+    return out

@@ -1,0 +1,1 @@
+"""Kernels for NVIDIA GPUs: integer products on tensor cores."""

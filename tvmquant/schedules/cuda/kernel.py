@@ -1,0 +1,155 @@
+"""Integer convolutions and matrix products on tensor cores."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from tvmquant.schedules.cuda.launch import Launch
+from tvmquant.schedules.cuda.packing import pack_weights
+from tvmquant.schedules.cuda.plan import Plan, choose, estimate, plans, rows_of, vector_of
+from tvmquant.schedules.cuda.source import settings, with_headers
+from tvmquant.schedules.depthwise.epilogue import PARAM_DTYPES
+from tvmquant.schedules.space import Config, ConfigError
+from tvmquant.schedules.workload import Workload
+from tvmquant.targets.cuda import Arch
+
+_C_TYPE = {"uint8": "uint8_t", "int32": "int", "float32": "float"}
+
+
+@dataclass(frozen=True)
+class TensorCoreKernel:
+    """One kernel; see :file:`assets/cuda/igemm.cuh`.
+
+    Attributes
+    ----------
+    workload : Workload
+        ``conv2d`` or ``matmul``.
+    arch : Arch
+    plan : Plan
+    """
+
+    workload: Workload
+    arch: Arch
+    plan: Plan
+
+    @cached_property
+    def geometry(self) -> dict[str, int]:
+        """The layer as a convolution."""
+        w = self.workload
+        matmul = w.op == "matmul"
+        batch, height, width, channels = (1, 1, *w.x_shape) if matmul else w.x_shape
+        outputs, kh, kw = (w.w_shape[0], 1, 1) if matmul else w.w_shape[:3]
+        _, oh, ow, _ = (1, 1, *w.out_shape) if matmul else w.out_shape
+        stride, dilation = w.strides or (1, 1), w.dilation or (1, 1)
+        top, left = (w.padding or (0, 0))[:2]
+        names = "BATCH HEIGHT WIDTH CHANNELS OUTPUTS KERNEL_H KERNEL_W OUT_H OUT_W"
+        values = (batch, height, width, channels, outputs, kh, kw, oh, ow)
+        more = "STRIDE_H STRIDE_W DILATION_H DILATION_W PAD_TOP PAD_LEFT GROUPS"
+        return dict(zip(names.split(), values)) | dict(
+            zip(more.split(), (*stride, *dilation, top, left, w.groups))
+        )
+
+    @property
+    def name(self) -> str:
+        """Name of the kernel, unique for its workload and architecture."""
+        w, p = self.workload, self.plan
+        kernel = "" if w.op == "matmul" else "_{}x{}".format(*w.w_shape[1:3])
+        return f"{w.op}{kernel}_w{w.w_bits}a{w.x_bits}_{p.product.lower()}_{self.arch.name}"
+
+    @property
+    def label(self) -> str:
+        """For profiles."""
+        p = self.plan
+        return f"{p.product.lower()} {p.block_m}x{p.block_n}x{p.block_k}"
+
+    def pack(
+        self, weight: np.ndarray, bias: np.ndarray, params: tuple[np.ndarray, ...]
+    ) -> list[np.ndarray]:
+        """Weights in the order of the fragments, bias, requantize parameters of every channel."""
+        outputs = self.workload.w_shape[0]
+        full = np.broadcast_to(bias, outputs).astype(np.int64)
+        if self.plan.product == "BITS_XOR":
+            full = full - (weight.reshape(outputs, -1) < 0).sum(1)
+        wrapped = (full & 0xFFFFFFFF).astype(np.uint32).view(np.int32)
+        spread = [np.ascontiguousarray(np.broadcast_to(p.reshape(-1), outputs)) for p in params]
+        return [pack_weights(weight, self.workload.groups, self.plan), wrapped, *spread]
+
+    @cached_property
+    def launch(self) -> Launch:
+        """Source and launch of the kernel."""
+        w, p = self.workload, self.plan
+        flavours = PARAM_DTYPES[w.requantize]
+        values = {
+            **self.geometry,
+            **{key.upper(): value for key, value in p.config.items()},
+            "STEP_K": p.step,
+            "W_BITS": p.w_bits,
+            "VECTOR": vector_of(w, p),
+            "THREADS": p.threads,
+            "PARAMS": len(flavours),
+        }
+        enums = {"PRODUCT": f"Product::{p.product}", "FLAVOUR": f"Flavour::{w.requantize.upper()}"}
+        out = _C_TYPE[w.out_dtype]
+        params = "".join(f", const {_C_TYPE[t]} *p{i}" for i, t in enumerate(flavours))
+        given = [f"reinterpret_cast<const int *>(p{i})" for i in range(len(flavours))]
+        given += ["nullptr"] * (2 - len(given))
+        body = (
+            f"{settings(self.name, values, enums)}"
+            f"__device__ __forceinline__ void {self.name}(const uint8_t *x, const uint8_t *w, "
+            f"const int *bias{params}, const int *qinfo, {out} *out, uint8_t *shared) {{\n"
+            f"  tvmquant::igemm<{self.name}_sizes>(x, w, bias, {', '.join(given)}, qinfo, out, "
+            f"shared);\n}}\n"
+        )
+        source = with_headers(body, "ptx.cuh", "requantize.cuh", "igemm.cuh")
+        blocks_n = -(-(w.w_shape[0] // w.groups) // p.block_n)
+        blocks_m = -(-rows_of(w) // p.block_m)
+        return Launch(
+            self.name, source, (blocks_n * blocks_m, w.groups, 1), p.threads, p.shared_bytes
+        )
+
+    def prim_func(self) -> Any:
+        """PrimFunc ``(x, weights, bias, *params, qinfo, out)``."""
+        w = self.workload
+        outputs = w.w_shape[0]
+        size = self._weight_bytes()
+        arguments = [("x", w.x_shape, "uint8"), ("weights", (size,), "uint8")]
+        arguments += [("bias", (outputs,), "int32")]
+        arguments += [
+            (f"p{i}", (outputs,), dtype) for i, dtype in enumerate(PARAM_DTYPES[w.requantize])
+        ]
+        arguments += [("qinfo", (w.numbers,), "int32"), ("out", w.out_shape, w.out_dtype)]
+        return self.launch.prim_func(arguments)
+
+    def _weight_bytes(self) -> int:
+        w, p = self.workload, self.plan
+        outputs, depth = w.w_shape[0] // w.groups, int(np.prod(w.w_shape[1:]))
+        pieces = -(-outputs // p.block_n) * -(-depth // p.block_k) * w.groups
+        return pieces * p.weight_bytes
+
+    def configs(self) -> list[Config]:
+        """All sizes worth measuring, the own ones first, then by the model's estimate."""
+        found = sorted(
+            plans(self.workload, self.arch), key=lambda p: estimate(self.workload, p, self.arch)
+        )
+        return [self.plan.config, *(p.config for p in found if p != self.plan)]
+
+    def with_config(self, config: Config) -> TensorCoreKernel:
+        """The same kernel at other sizes."""
+        plan = self.plan.with_config(config)
+        if plan not in set(plans(self.workload, self.arch)):
+            raise ConfigError(f"{self.name} cannot have the sizes {dict(config)}")
+        return replace(self, plan=plan)
+
+    def estimate(self, config: Config) -> float:
+        """Relative cost by the model."""
+        return estimate(self.workload, self.plan.with_config(config), self.arch)
+
+
+def tensor_core_kernel(workload: Workload, arch: Arch) -> TensorCoreKernel | None:
+    """Kernel of a layer at the default sizes; ``None`` if it has none."""
+    plan = choose(workload, arch)
+    return None if plan is None else TensorCoreKernel(workload, arch, plan)

@@ -1,0 +1,72 @@
+"""CUDA architectures: which products of integers their tensor cores really have."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from tvmquant.errors import TargetError
+
+
+@dataclass(frozen=True)
+class Arch:
+    """One compute capability.
+
+    Attributes
+    ----------
+    sm : int
+        For example 80.
+    about : str
+        GPUs that have it.
+    int4 : bool
+        Whether products of 4-bit integers run on tensor cores. Later architectures accept the
+        instruction and compile it to products of bytes.
+    bits : str
+        How products of single bits are combined on tensor cores: ``xor``, ``and``, or empty
+        where they are emulated.
+    shared_bytes : int
+        Shared memory that a block may have.
+    multiprocessors : int
+        Of a typical GPU, to choose tiles by.
+    """
+
+    sm: int
+    about: str
+    int4: bool
+    bits: str
+    shared_bytes: int
+    multiprocessors: int
+
+    @property
+    def name(self) -> str:
+        """As nvcc calls it, for example ``sm_80``."""
+        return f"sm_{self.sm}"
+
+
+ARCHES = {
+    arch.sm: arch
+    for arch in (
+        Arch(75, "T4, RTX 20", True, "xor", 64 << 10, 40),
+        Arch(80, "A100, A30", True, "xor", 163 << 10, 108),
+        Arch(86, "A10, A40, RTX 30", True, "xor", 99 << 10, 72),
+        Arch(89, "L4, L40, RTX 40", True, "xor", 99 << 10, 58),
+        Arch(90, "H100, H200", False, "and", 227 << 10, 132),
+        Arch(100, "B200", False, "", 227 << 10, 148),
+        Arch(120, "RTX 50", False, "", 99 << 10, 84),
+    )
+}
+
+
+def arch_of(name: str) -> Arch:
+    """Architecture of a name such as ``sm_80``.
+
+    Raises
+    ------
+    TargetError
+        If there is none.
+    """
+    number = name.removeprefix("sm_").rstrip("a")
+    arch = ARCHES.get(int(number)) if number.isdigit() else None
+    if arch is None:
+        known = ", ".join(arch.name for arch in ARCHES.values())
+        raise TargetError(f"unknown CUDA architecture {name!r}: use {known}")
+    return arch
