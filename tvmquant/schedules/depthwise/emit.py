@@ -17,9 +17,10 @@ from tvm.tirx.script import builder as T
 from tvmquant.schedules.depthwise.dots import Dot
 from tvmquant.schedules.depthwise.epilogue import PARAM_DTYPES, Output, requantize_vector
 from tvmquant.schedules.depthwise.plan import Plan
+from tvmquant.schedules.depthwise.unpack import unpack_weights
+from tvmquant.schedules.functions import flat
 from tvmquant.schedules.linear.tir import (
     Expr,
-    bits_as,
     broadcast,
     i64,
     load,
@@ -64,8 +65,7 @@ class DepthwiseEmitter:
         self.kh, self.kw = workload.w_shape[1:3]
         self.x_slot = dot.parts * dot.x_vector
         self.w_slot = dot.parts * dot.operands * dot.w_vector
-        self.taps_per_byte = 8 // workload.w_bits
-        self.weight_bytes = -(-self.kh * self.kw // self.taps_per_byte)
+        self.weight_bytes = -(-self.kh * self.kw * workload.w_bits // 8)
 
     def prim_func(self, name: str) -> Any:
         """Build ``(x, weight, bias, *params, qinfo, out)``."""
@@ -128,38 +128,21 @@ class DepthwiseEmitter:
     def _unpack_weights(self) -> None:
         """Fill ``w_slots``: ``[kw, taps of the plan, part, operand, vector]``."""
         plan, dot, width = self.plan, self.dot, self.plan.width
-        taps = self.weight_bytes * self.taps_per_byte
-        flat = T.alloc_buffer((i64(taps * width),), "int8")
-        with T.serial(i64(self.weight_bytes)) as i:
-            codes = T.bind(self.weight[self.block, i, ramp(i64(0), width)])
-            for k in range(self.taps_per_byte):
-                tap = i * self.taps_per_byte + k
-                store(flat, self._decode(codes, k), tap * width, width)
+        base = T.bind(self.block * (self.weight_bytes * width))
+        bits = self.workload.w_bits
+        taps = unpack_weights(flat(self.weight), base, self.weight_bytes, bits, width)
         self.w_slots = T.alloc_buffer((i64(self.kw * len(plan.taps) * self.w_slot),), dot.w_dtype)
         zero = splat("int8", 0, width)
         with T.serial(i64(self.kw)) as kw:
             for index, (_, _, kernel_rows) in enumerate(plan.taps):
                 lines = [
-                    zero if kh is None else load(flat, (kw * self.kh + kh) * width, width)
+                    zero if kh is None else load(taps, (kw * self.kh + kh) * width, width)
                     for kh in kernel_rows
                 ]
                 base = (kw * len(plan.taps) + index) * self.w_slot
                 parts = dot.interleave_weights(lines)
                 for j, vector in enumerate(v for part in parts for v in part):
                     store(self.w_slots, vector, base + j * dot.w_vector, dot.w_vector)
-
-    def _decode(self, codes: Expr, k: int) -> Expr:
-        """int8 weights of the ``k``-th code of every byte."""
-        bits, width = self.workload.w_bits, self.plan.width
-        if bits == 8:
-            return bits_as("int8", width, codes)
-        if k:
-            codes = codes >> splat("uint8", k * bits, width)
-        codes = bits_as("int8", width, codes & splat("uint8", (1 << bits) - 1, width))
-        if bits == 1:
-            return codes + codes - splat("int8", 1, width)
-        sign = splat("int8", 1 << (bits - 1), width)
-        return (codes ^ sign) - sign
 
     # Input -----------------------------------------------------------------------------------
 
