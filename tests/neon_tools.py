@@ -17,7 +17,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tvm
+from kernel_tools import expected, make_data
 
+from tvmquant.schedules.workload import Workload
 from tvmquant.targets import Device, get_device
 
 QEMU = shutil.which("qemu-aarch64")
@@ -208,6 +210,25 @@ def inner_loop(function: object, isa: str, mnemonic: str) -> list[list[str]]:
             blocks.append([])
         elif not words[0].startswith("."):
             blocks[-1].append(words)
-            if words[0].startswith(("b.", "cb", "tb")) or words[0] == "b":
+            if words[0].startswith(("b.", "cb", "tbz", "tbnz")) or words[0] == "b":
                 blocks.append([])
     return max(blocks, key=lambda block: sum(w[0].startswith(mnemonic) for w in block))
+
+
+def conv(n, h, w, c, o, kernel, strides=(1, 1), padding=(0, 0, 0, 0), **more):
+    """Workload of a convolution."""
+    dilation, groups = more.pop("dilation", (1, 1)), more.pop("groups", 1)
+    shape = (o, *kernel, c // groups)
+    return Workload("conv2d", (n, h, w, c), shape, strides, padding, dilation, groups, **more)
+
+
+def check(isa, kernels, folder, seed=0, extreme=False):
+    """Run all kernels in one program."""
+    program, wanted = Program(isa), {}
+    for i, kernel in enumerate({kernel.name: kernel for kernel in kernels}.values()):
+        x, w, bias, params, qinfo = data = make_data(kernel.workload, seed + i, extreme)
+        number = program.kernel(kernel, x, kernel.pack(w, bias, params), qinfo)
+        wanted[number] = (kernel.name, expected(kernel.workload, *data))
+    got = program.run(folder)
+    for number, (name, values) in wanted.items():
+        np.testing.assert_array_equal(got[number], values, err_msg=name)

@@ -7,7 +7,15 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from kernel_tools import expected, make_data
-from neon_tools import PROCESSORS, Program, arm_device, inner_loop, needs_emulator
+from neon_tools import (
+    PROCESSORS,
+    Program,
+    arm_device,
+    check,
+    conv,
+    inner_loop,
+    needs_emulator,
+)
 
 from tvmquant import reference
 from tvmquant.schedules.neon import DirectKernel
@@ -21,12 +29,6 @@ from tvmquant.targets import get_device
 on_every_set = pytest.mark.parametrize("isa", PROCESSORS)
 
 
-def conv(n, h, w, c, o, kernel, strides=(1, 1), padding=(0, 0, 0, 0), **more):
-    dilation, groups = more.pop("dilation", (1, 1)), more.pop("groups", 1)
-    shape = (o, *kernel, c // groups)
-    return Workload("conv2d", (n, h, w, c), shape, strides, padding, dilation, groups, **more)
-
-
 LAYER = conv(1, 14, 14, 64, 64, (3, 3), padding=(1, 1, 1, 1))
 
 
@@ -34,18 +36,6 @@ def every_step(workload, isa):
     """Kernels of a workload with each of the instruction set's steps."""
     names = {config["step"] for config in DirectKernel(workload, isa).configs()}
     return [DirectKernel(workload, isa, name) for name in sorted(names)]
-
-
-def check(isa, kernels, folder, seed=0, extreme=False):
-    """Run all kernels in one program."""
-    program, wanted = Program(isa), {}
-    for i, kernel in enumerate({kernel.name: kernel for kernel in kernels}.values()):
-        x, w, bias, params, qinfo = data = make_data(kernel.workload, seed + i, extreme)
-        number = program.kernel(kernel, x, kernel.pack(w, bias, params), qinfo)
-        wanted[number] = (kernel.name, expected(kernel.workload, *data))
-    got = program.run(folder)
-    for number, (name, values) in wanted.items():
-        np.testing.assert_array_equal(got[number], values, err_msg=name)
 
 
 SHAPES = [
@@ -76,23 +66,6 @@ def test_equals_reference(isa, tmp_path):
     if isa == "neon":
         kernels.append(DirectKernel(conv(1, 9, 9, 24, 20, (3, 3)), isa, compact=True))
     check(isa, kernels, tmp_path)
-
-
-@needs_emulator
-@pytest.mark.parametrize("isa", ["neon", "neon_dotprod"])
-def test_single_bits(isa, tmp_path):
-    shapes = [
-        conv(2, 9, 7, 48, 20, (3, 2), (2, 1), (1, 0, 1, 2)),
-        conv(1, 6, 7, 16, 20, (1, 1), (2, 2)),
-        conv(1, 8, 9, 144, 33, (3, 3), padding=(2, 2, 2, 2), dilation=(1, 2)),
-        Workload("matmul", (3, 80), (21, 80)),
-        Workload("matmul", (1, 4096), (8, 4096), requantize="none"),
-    ]
-    kernels = [DirectKernel(replace(s, w_bits=1, x_bits=1), isa, "cnt") for s in shapes]
-    check(isa, kernels, tmp_path)
-    with pytest.raises(ConfigError):
-        odd = conv(1, 6, 6, 24, 8, (3, 3), w_bits=1, x_bits=1)
-        DirectKernel(odd, isa).with_config({**kernels[0].configs()[0], "step": "cnt"})
 
 
 @needs_emulator
@@ -147,7 +120,6 @@ def test_multipliers_beyond_every_range(isa, flavour, tmp_path):
         ("neon_dotprod", 8, "sdot", ".4b["),
         ("neon_dotprod", 2, "sdot", ".4b["),
         ("neon_i8mm", 8, "usmmla", ".16b"),
-        ("neon", 1, "cnt", ".16b"),
     ],
 )
 def test_code_is_what_is_meant(isa, bits, step, wanted):
@@ -160,23 +132,6 @@ def test_code_is_what_is_meant(isa, bits, step, wanted):
         for name in ("smull", "smlsl2"):
             assert len([words for words in loop if words[0] == name]) == len(found)
         assert len(loop) < 3.8 * len(found) and not others & {"mov", "str", "stp", "dup"}
-        return
-    if step == "cnt":
-        assert len([words for words in loop if words[0] in ("eor", "cnt", "uadalp")]) == 3 * len(
-            found
-        )
-        assert others <= {
-            "eor",
-            "cnt",
-            "uadalp",
-            "dup",
-            "ldr",
-            "ldur",
-            "ldp",
-            "add",
-            "subs",
-            "b.ne",
-        }
         return
     # Nothing is broadcast, loaded by lanes or spilled, and most instructions multiply.
     assert not others & {"dup", "ld1", "ld1r", "mul", "smull", "str", "stp"}

@@ -33,7 +33,7 @@ def header() -> str:
 
 @click.command()
 @click.argument("layer")
-@click.option("--bits", default="8", help="Precisions, for example 8,w4a8,4,2,1.")
+@click.option("--bits", default="8", help="Precisions, for example 8,w4a8,4,2,w1a2,1.")
 @click.option("--cpu", default="cortex-a72", help=f"Of {', '.join(CPUS)}, or any of qemu's.")
 @click.option("--mattr", multiple=True, help="Feature of the kernel's target, such as +i8mm.")
 @click.option(

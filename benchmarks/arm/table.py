@@ -99,7 +99,7 @@ def network_rows(model: Path, cpu: str, bits: list[str], ncnn: bool) -> Iterator
 @click.command()
 @click.option("--layer", "layers", multiple=True, help="Instead of all of them.")
 @click.option("--network", "networks", multiple=True, type=click.Path(exists=True, path_type=Path))
-@click.option("--bits", default="8,w4a8,4,2,1", help="Precisions of the layers.")
+@click.option("--bits", default="8,w4a8,4,2,w1a2,1", help="Precisions of the layers.")
 @click.option("--network-bits", default="8,2,1", help="Precisions of the networks.")
 @click.option("--cpu", "cpus", multiple=True, default=CPUS, show_default=True)
 @click.option("--layers/--no-layers", "with_layers", default=True)

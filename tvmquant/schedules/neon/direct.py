@@ -10,11 +10,12 @@ import numpy as np
 from tvm import tirx
 
 from tvmquant.schedules.linear.geometry import Geometry
-from tvmquant.schedules.neon import tiling
-from tvmquant.schedules.neon.bits import BitSource, Count
 from tvmquant.schedules.linear.tiling import Sizes
+from tvmquant.schedules.neon import tiling
+from tvmquant.schedules.neon.bits import MOST_PAIRS, BitSource, Count
 from tvmquant.schedules.neon.emit import emit_prim_func
 from tvmquant.schedules.neon.expand import make_expansion
+from tvmquant.schedules.neon.lookup import Lookup, TableSource, make_index_expansion
 from tvmquant.schedules.neon.packing import pack_codes
 from tvmquant.schedules.neon.pairs import DEPTH, Pairs, PairSource
 from tvmquant.schedules.neon.plan import Plan
@@ -28,15 +29,16 @@ from tvmquant.targets.device import Device
 
 # Instruction sets of ``Device.isa``, and the steps of each that are worth trying at all.
 _STEPS = {
-    "neon": ("smlal", "sadalp", "mla", "mla8", "cnt"),
-    "neon_dotprod": ("sdot", "mla", "cnt"),
-    "neon_i8mm": ("usmmla", "sdot", "mla", "cnt"),
+    "neon": ("smlal", "sadalp", "mla", "mla8", "cnt", "tbl"),
+    "neon_dotprod": ("sdot", "mla", "cnt", "tbl"),
+    "neon_i8mm": ("usmmla", "sdot", "mla", "cnt", "tbl"),
 }
 
 # So many weights of 8 bits may take two bytes each in memory.
 _FEW = 1 << 18
-# Multiplications that keep the width of their operands take as long as two of the others.
-_SLOW = {"mla": 1.9, "mla8": 1.9}
+# Multiplications that keep the width of their operands take as long as two of the others. Before
+# there were dot products, a look-up in two registers took as long as five additions.
+_SLOW = {("mla", ""): 1.9, ("mla8", ""): 1.9, ("tbl", "neon"): 2.6}
 
 
 def make_step(name: str, workload: Workload, compact: bool = False) -> Step | None:
@@ -52,9 +54,14 @@ def make_step(name: str, workload: Workload, compact: bool = False) -> Step | No
         exact = math.prod(workload.w_shape[1:]) <= step.total and step.limit >= step.turn
         return step if workload.w_bits < 8 and exact else None
     if name == "cnt":
-        single = workload.w_bits == workload.x_bits == 1
-        depth = math.prod(workload.w_shape[1:])
-        return Count() if single and depth < 1 << 16 else None
+        if workload.w_bits * workload.x_bits > MOST_PAIRS:
+            return None
+        step = Count(workload.x_bits, workload.w_bits)
+        return step if step.exact(math.prod(workload.w_shape[1:])) else None
+    if name == "tbl":
+        step = Lookup(workload.x_bits)
+        exact = step.exact(math.prod(workload.w_shape[1:]))
+        return step if workload.w_bits == 1 and exact else None
     steps = {"sdot": Dot, "usmmla": Matrix, "sadalp": Pairs}
     return steps[name](workload.w_bits)
 
@@ -112,6 +119,8 @@ class DirectKernel:
             source: Source | None = Source(geometry, step.x_dtype)
             if isinstance(step, Count):
                 source = BitSource.of(self.workload)
+            if isinstance(step, Lookup):
+                source = TableSource.of(self.workload)
             if isinstance(step, Pairs):
                 whole = geometry.group_channels % DEPTH == 0
                 source = PairSource(geometry, step.x_dtype) if whole else None
@@ -129,9 +138,12 @@ class DirectKernel:
         step, source = self._steps[name]
         return Plan(self.workload, step, source, tiling.choose(source, step, self.sizes))
 
-    @staticmethod
-    def _cost(step: Step, source: Source) -> float:
-        return _SLOW.get(step.name, 1.0) * min(tiling.candidates(source, step))[0]
+    def _cost(self, step: Step, source: Source) -> float:
+        return self._cycles(step, source, min(tiling.candidates(source, step))[0])
+
+    def _cycles(self, step: Step, source: Source, instructions: float) -> float:
+        slow = _SLOW.get((step.name, self.isa), _SLOW.get((step.name, ""), 1.0))
+        return slow * instructions + source.geometry.images * source.making
 
     @property
     def cost(self) -> float:
@@ -146,7 +158,7 @@ class DirectKernel:
         for name in sorted(self._steps, key=lambda key: key != first):
             step, source = self._steps[name]
             for sizes, cost in tiling.space(source, step).items():
-                found[name, sizes] = _SLOW.get(name, 1.0) * cost
+                found[name, sizes] = self._cycles(step, source, cost)
         return found
 
     def configs(self) -> list[Config]:
@@ -203,9 +215,10 @@ class DirectKernel:
         plan = self.plan
         if not plan.expands:
             return None
-        return make_expansion(
-            f"{self.name}_expand", plan.weight_count, plan.stored_bits, plan.step.w_dtype
-        )
+        name = f"{self.name}_expand"
+        if plan.looks_up:
+            return make_index_expansion(name, plan.padded_outputs * plan.channel_weights)
+        return make_expansion(name, plan.weight_count, plan.stored_bits, plan.step.w_dtype)
 
     def expansion(self) -> Expansion | None:
         """Sub-byte weights, unpacked at load time."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from tvmquant.schedules.neon.bits import Count
+from tvmquant.schedules.neon.lookup import Lookup
 from tvmquant.schedules.neon.packing import packed_size
 from tvmquant.schedules.neon.source import Source
 from tvmquant.schedules.neon.steps import Step
@@ -59,6 +60,11 @@ class Plan:
         return (self.workload.w_bits < 8 or self.step.w_dtype == "int16") and not self.counts
 
     @property
+    def looks_up(self) -> bool:
+        """Whether weights are indices of tables."""
+        return isinstance(self.step, Lookup)
+
+    @property
     def weight_count(self) -> int:
         """Elements of the array of weights; those that are unpacked fill whole vectors."""
         count = self.padded_outputs * self.channel_weights
@@ -70,6 +76,8 @@ class Plan:
     def stored_bits(self) -> int:
         """Bits of a weight in the file: among ±1 there is no zero to fill a last piece up with."""
         w_bits = self.workload.w_bits
+        if self.looks_up:
+            return 4  # an index, of four weights
         return 2 if w_bits == 1 and self.source.run % self.step.depth else w_bits
 
     def order(self, weight: np.ndarray) -> np.ndarray:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import ClassVar
 
 import numpy as np
 from tvm import tirx
@@ -37,8 +36,10 @@ class Source:
     geometry: Geometry
     dtype: str
 
-    # Values of the input in one of the workspace's.
-    per: ClassVar[int] = 1
+    @property
+    def lanes(self) -> int:
+        """Elements of the workspace that are written together."""
+        return _LANES
 
     @cached_property
     def merged(self) -> bool:
@@ -46,10 +47,15 @@ class Source:
         return self.geometry.groups == 1 and self.geometry.dilation[1] == 1
 
     @cached_property
-    def run(self) -> int:
-        """Values in one run."""
+    def width(self) -> int:
+        """Elements of the workspace in one run."""
         g = self.geometry
         return g.kernel[1] * g.channels if self.merged else g.group_channels
+
+    @cached_property
+    def run(self) -> int:
+        """Weights of an output channel in one run."""
+        return self.width
 
     @cached_property
     def size(self) -> tuple[int, int]:
@@ -64,6 +70,11 @@ class Source:
         """Elements of the workspace."""
         return self.size[0] * self.size[1] * self.geometry.channels + _SLACK
 
+    @property
+    def making(self) -> float:
+        """Instructions that the workspace's form takes, beyond those of a copy."""
+        return 0.0
+
     @cached_property
     def runs(self) -> tuple[tuple[int, int], tuple[int, int]]:
         """``(count, stride)`` of the filter's rows, and of the runs in each of them."""
@@ -76,6 +87,10 @@ class Source:
         (sh, sw), g = self.geometry.strides, self.geometry
         return row * (sh * self.size[1] * g.channels) + column * (sw * g.channels)
 
+    def offset(self, at: Expr) -> Expr:
+        """Offset in the input of the workspace's element ``at``."""
+        return at
+
     def fill(self, zero_point: Expr) -> Expr:
         """What :meth:`padding` needs to know, computed once."""
         return _convert(self.dtype, tirx.Cast("uint8", zero_point), 1)
@@ -85,7 +100,10 @@ class Source:
         return broadcast(fill, lanes)
 
     def read(self, x: Expr, at: Expr, lanes: int) -> Expr:
-        """``lanes`` neighbouring values of the workspace, from the input at ``at``."""
+        """``lanes`` neighbouring values of the workspace, from the input at ``at``.
+
+        A vector, or a list of such of 16 lanes.
+        """
         return _convert(self.dtype, load(x, at, lanes), lanes)
 
     def constant(self, weight: np.ndarray) -> np.ndarray:
@@ -126,24 +144,24 @@ def emit_copy(
         columns = width = columns // rows
     left = min(left, columns)
     inside = max(0, min(columns - left, width))  # columns that exist in the input and are read
-    channels = g.channels
+    channels, most = g.channels, source.lanes
     fill = T.bind(source.fill(zero_point))
 
     def fill_pixels(start: Expr, count: int) -> None:
         def values(_: Expr, lanes: int) -> Expr:
             return source.padding(fill, lanes)
 
-        _sweep(work, start, count * channels, values)
+        _sweep(work, start, count * channels, values, most)
 
     def copy_row(row: Expr) -> None:
         start = T.bind(row * (columns * channels))
-        origin = T.bind(x_base + (row - top) * (width * channels * source.per))
+        origin = T.bind(x_base + source.offset((row - top) * (width * channels)))
         fill_pixels(start, left)
 
         def values(at: Expr, lanes: int) -> Expr:
-            return source.read(x, origin + at * source.per, lanes)
+            return source.read(x, origin + source.offset(at), lanes)
 
-        _sweep(work, start + left * channels, inside * channels, values)
+        _sweep(work, start + left * channels, inside * channels, values, most)
         fill_pixels(start + (left + inside) * channels, columns - left - inside)
 
     loop = T.parallel if parallel and rows > 1 else T.serial
@@ -164,14 +182,20 @@ def _convert(dtype: str, value: Expr, lanes: int) -> Expr:
     return cast(dtype, lanes, value) if lanes > 1 else tirx.Cast(dtype, value)
 
 
-def _sweep(out: Expr, start: Expr, count: int, values: object) -> None:
-    """Store ``values(at, lanes)`` for ``at`` from 0 up to ``count``."""
+def _sweep(out: Expr, start: Expr, count: int, values: object, most: int) -> None:
+    """Store ``values(at, lanes)``, a vector or several, for ``at`` from 0 up to ``count``."""
     if count <= 0:
         return
-    lanes = min(_LANES, 1 << (count.bit_length() - 1))
+    lanes = min(most, 1 << (count.bit_length() - 1))
     whole = count // lanes
+
+    def put(at: Expr, target: Expr) -> None:
+        found = values(at, lanes)
+        for i, value in enumerate(found if isinstance(found, list) else [found]):
+            store(out, value, target + i * _LANES, min(lanes, _LANES))
+
     with T.serial(i64(whole)) as i:
         at = T.bind(i * lanes)
-        store(out, values(at, lanes), start + at, lanes)
+        put(at, start + at)
     if count % lanes:  # the last vector moves back inside
-        store(out, values(i64(count - lanes), lanes), start + (count - lanes), lanes)
+        put(i64(count - lanes), start + (count - lanes))

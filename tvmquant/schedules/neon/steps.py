@@ -39,7 +39,9 @@ class Step:
     depth : int
         Values of a pixel that one piece multiplies; a run is padded to a multiple of it.
     turn : int
-        Values of a pixel in one turn, several pieces.
+        Weights of an output channel in one turn, several pieces.
+    x_turn : int
+        Elements of the workspace in one turn, as many if not said otherwise.
     pixels : int
         A tile's number of pixels is a multiple of this.
     limit : int
@@ -64,6 +66,11 @@ class Step:
     def __init__(self, w_bits: int = 8) -> None:
         self.w_bits = w_bits
 
+    @property
+    def x_turn(self) -> int:
+        """Elements of the workspace in one turn."""
+        return self.turn
+
     def registers(self, pixels: int, vectors: int) -> int:
         """Vector registers that a tile needs."""
         raise NotImplementedError
@@ -82,7 +89,7 @@ class Step:
 
     def values(self, x: Expr, offsets: list[Expr]) -> list[Expr]:
         """Registers of activations of all pixels."""
-        return [T.bind(load(x, at, self.turn)) for at in offsets]
+        return [T.bind(load(x, at, self.x_turn)) for at in offsets]
 
     def piece(self, sums: Sums, xs: list[Expr], w: Expr, at: Expr, index: int) -> None:
         """Emit piece ``index`` of a turn with the weights at ``at``."""

@@ -131,7 +131,7 @@ class Tile:
 
     def _turn(self, sums: Sums, x: Expr, w: Expr, turn: Expr, pieces: int) -> None:
         step = self.plan.step
-        at = T.bind(x + turn * step.turn)
+        at = T.bind(x + turn * step.x_turn)
         pixels = [at + self.plan.source.pixel(i64(i), i64(j)) for i, j in self._pixels]
         values = step.values(self.work, pixels)
         weights = T.bind(w + turn * (self._per_turn * self._piece_weights))

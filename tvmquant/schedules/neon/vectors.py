@@ -32,6 +32,11 @@ def wrapping(op: str, bits: int, lanes: int, a: Expr, b: Expr) -> Expr:
     return intrinsic(f"int{bits}", lanes, f"llvm.vp.{op}.v{lanes}i{bits}", a, b, every, count)
 
 
+def constants(dtype: str, values: Sequence[int]) -> Expr:
+    """Constant vector of different lanes."""
+    return tirx.Shuffle([tirx.IntImm(dtype, value) for value in values], list(range(len(values))))
+
+
 def lane(vector: Expr, index: int, lanes: int) -> Expr:
     """One lane of a vector in all of ``lanes``."""
     return tirx.Shuffle([vector], [index] * lanes)
