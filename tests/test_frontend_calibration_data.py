@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from tvmquant.errors import CalibrationError
+from tvmquant.errors import CalibrationError, CalibrationWarning
 from tvmquant.frontend import (
     CalibrationSource,
     InputInfo,
@@ -46,13 +46,15 @@ def test_array_is_cut_into_batches():
     data = arange(6, 3)
     np.testing.assert_array_equal(single(data), data[:, None])
     wide = [InputInfo("x", (4, 3), "float32")]
-    np.testing.assert_array_equal(single(data, wide), data[None, :4])  # the rest is no batch
+    with pytest.warns(CalibrationWarning, match="has 2 of 4 samples and is filled up"):
+        np.testing.assert_array_equal(single(data, wide), [data[:4], data[[4, 5, 4, 5]]])
     np.testing.assert_array_equal(single(arange(6, 1, 3)), arange(6, 1, 3))
 
 
 def test_array_that_is_too_short():
-    with pytest.raises(CalibrationError, match=r"input 'x' has 2 samples, one batch.* needs 4"):
-        read(arange(2, 3), [InputInfo("x", (4, 3), "float32")])
+    with pytest.warns(CalibrationWarning, match="has 2 of 5 samples"):
+        (batch,) = read(arange(2, 3), [InputInfo("x", (5, 3), "float32")])
+    np.testing.assert_array_equal(batch["x"], arange(2, 3)[[0, 1, 0, 1, 0]])
 
 
 @pytest.mark.parametrize(
@@ -184,9 +186,6 @@ def test_kind_that_cannot_be_read():
     "sample,message",
     [
         (arange(1, 4), r"1: input 'x' \(float32 \[1, 3\]\).*shape \[1, 4\], expected \[1, 3\]"),
-        (np.array([[1, np.nan, 2]], "f4"), "sample 1: input 'x'.*NaN or infinite"),
-        (np.array([[1, np.inf, 2]], "f4"), "sample 1: input 'x'.*NaN or infinite"),
-        (np.array([[1, 1e300, 2]]), "sample 1: input 'x'.*NaN or infinite"),
         (np.zeros((1, 3), np.uint8), "sample 1: input 'x'.*uint8 values, expected float32; scale"),
         (np.zeros((1, 3), np.int64), "sample 1: input 'x'.*int64 values, expected float32"),
         ({"y": arange(1, 3)}, "sample 1 has an array 'y'.*inputs are 'x'"),
@@ -198,6 +197,36 @@ def test_bad_samples(sample, message):
     next(batches)
     with pytest.raises(CalibrationError, match=message):
         next(batches)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 1e300])
+def test_samples_that_are_not_finite_are_skipped(value, tmp_path):
+    data = arange(5, 3).astype(np.float64)
+    data[1, 2] = data[3, 0] = value
+    path = tmp_path / "data.npz"
+    np.savez(path, x=data)
+    for source in (data, path, list(data), (row for row in data)):
+        with pytest.warns(CalibrationWarning, match="samples 1, 3 skipped: input 'x'") as caught:
+            got = single(source)
+        assert len(caught) == 1
+        np.testing.assert_array_equal(got[:, 0], data[[0, 2, 4]])
+    data[:] = value
+    with pytest.raises(CalibrationError, match=r"sample 4: input 'x'.*NaN.*no sample is left"):
+        read(data)
+
+
+def test_identity_tells_data_apart(tmp_path):
+    path = tmp_path / "data.npz"
+    np.savez(path, x=arange(2, 3))
+    sources = [path, arange(2, 3), {"x": arange(2, 3)}, [arange(3)], [(arange(3),)], arange(3, 2)]
+    found = [CalibrationSource(source).identity for source in sources]
+    assert len(set(found)) == len(found)
+    assert found == [CalibrationSource(source).identity for source in sources]
+    changed = arange(2, 3)
+    changed[1, 1] += 1e-6
+    assert CalibrationSource(changed).identity not in found
+    for unknown in (iter([arange(3)]), Reader([]), ["text"], np.array([None])):
+        assert CalibrationSource(unknown).identity is None
 
 
 def test_safe_casts():

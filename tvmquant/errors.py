@@ -27,6 +27,10 @@ class CalibrationError(InputError):
     """Calibration data is missing, empty, not finite, or has a wrong shape or dtype."""
 
 
+class CalibrationWarning(UserWarning):
+    """Calibration data is odd (NaN, outliers, constant tensors); what could be used was used."""
+
+
 class TargetError(InputError):
     """The target or the precision is unknown."""
 
@@ -37,6 +41,10 @@ class RecipeError(InputError):
 
 class BundleError(InputError):
     """A saved model folder is missing, damaged, foreign, or cannot be written."""
+
+
+class AccuracyError(TvmQuantError):
+    """The accuracy that was asked for cannot be had (exit code 1)."""
 
 
 class RemoteError(TvmQuantError):

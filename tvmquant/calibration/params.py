@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+_LARGEST = 2.0**120
+
 
 def activation_params(
     low: float, high: float, bits: int, symmetric: bool = False, power_of_two: bool = False
@@ -22,8 +24,8 @@ def activation_params(
     else:
         scale = (high - low) / levels
         zero = None
-    # Scales below the normal floats would make x / scale overflow.
-    scale = scale if scale > 1e-30 else 1.0
+    # Scales below the normal floats would make x / scale overflow, those above are infinite.
+    scale = min(scale, _LARGEST) if scale > 1e-30 else 1.0
     if power_of_two:
         scale = 2.0 ** np.ceil(np.log2(scale))
     scale = np.float32(scale)

@@ -12,17 +12,21 @@ Accepted sources:
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import os
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from tvmquant.errors import CalibrationError
+from tvmquant.digest import data_digest
+from tvmquant.errors import CalibrationError, CalibrationWarning
+from tvmquant.frontend.batching import pad_rows, rebatch
 from tvmquant.frontend.inputs import InputInfo
-from tvmquant.frontend.samples import check_sample
+from tvmquant.frontend.samples import NotFiniteError, check_sample
 
 Batch = dict[str, np.ndarray]
 
@@ -43,6 +47,7 @@ class CalibrationSource:
 
     def __init__(self, data: Any) -> None:
         self._open = _opener(data)
+        self._data = data
         self._file = f"{os.fspath(data)}: " if isinstance(data, str | os.PathLike) else ""
         self._stream: Iterator[Any] | None = None
 
@@ -77,18 +82,52 @@ class CalibrationSource:
         ------
         CalibrationError
             While iterating: no sample at all, an unknown or missing input, a wrong shape or kind
-            of dtype, NaN or infinity; the message names the input and the sample's number.
+            of dtype, NaN or infinity in all of them; the message names the input and the sample's
+            number. A few samples with NaN or infinity are skipped with a ``CalibrationWarning``.
         """
         stream, self._stream = self._stream or self._samples(inputs), None
-        count = 0
-        for count, sample in enumerate(stream, 1):
-            try:
-                checked = check_sample(_by_name(sample, inputs, count - 1), inputs, count - 1)
-            except CalibrationError as error:
-                raise CalibrationError(f"{self._file}{error}") from None
-            yield checked
+        named = (_by_name(sample, inputs, index) for index, sample in enumerate(stream))
+        count = used = 0
+        skipped: dict[str, list[int]] = {}
+        try:
+            for count, sample in enumerate(rebatch(named, inputs), 1):
+                try:
+                    checked = check_sample(sample, inputs, count - 1)
+                except NotFiniteError as error:
+                    skipped.setdefault(error.name, []).append(count - 1)
+                    problem = error
+                    continue
+                used += 1
+                yield checked
+        except CalibrationError as error:
+            raise CalibrationError(f"{self._file}{error}") from None
         if not count:
             raise self._empty()
+        if not used:
+            raise CalibrationError(f"{self._file}{problem}, and no sample is left")
+        for name, numbers in skipped.items():
+            self._warn_skipped(name, numbers)
+
+    def _warn_skipped(self, name: str, numbers: Sequence[int]) -> None:
+        listed = ", ".join(map(str, numbers[:8])) + (", …" if len(numbers) > 8 else "")
+        plural = "s" if len(numbers) > 1 else ""
+        warnings.warn(
+            f"{self._file}calibration sample{plural} {listed} skipped: input '{name}' has NaN or "
+            "infinite values",
+            CalibrationWarning,
+            stacklevel=3,
+        )
+
+    @property
+    def identity(self) -> str | None:
+        """SHA-256 of the data; ``None`` where only reading it would tell (generators)."""
+        if isinstance(self._data, str | os.PathLike):
+            with Path(self._data).open("rb") as file:
+                return hashlib.file_digest(file, "sha256").hexdigest()
+        try:
+            return data_digest(self._data)
+        except TypeError:
+            return None
 
     def _samples(self, inputs: Sequence[InputInfo]) -> Iterator[Any]:
         try:
@@ -205,7 +244,7 @@ def _single(array: np.ndarray, inputs: Sequence[InputInfo]) -> Batch:
 
 
 def _cut(arrays: Batch, inputs: Sequence[InputInfo]) -> Iterator[Batch]:
-    """Cut arrays of many samples into the model's batches; a last short batch is dropped."""
+    """Cut arrays of many samples into the model's batches; a last short one is filled up."""
     batch = {info.name: info for info in inputs}
     pieces = {}
     for name, array in arrays.items():
@@ -218,11 +257,6 @@ def _cut(arrays: Batch, inputs: Sequence[InputInfo]) -> Iterator[Batch]:
             pieces[name] = iter(array)
             continue
         size = info.shape[0] or 1
-        if 0 < len(array) < size:
-            raise CalibrationError(
-                f"calibration data of input '{name}' has {len(array)} samples, one batch of the "
-                f"model needs {size}"
-            )
         pieces[name] = _slices(array, size)
     counted = [name for name, piece in pieces.items() if not isinstance(piece, itertools.repeat)]
     if pieces and not counted:
@@ -233,8 +267,9 @@ def _cut(arrays: Batch, inputs: Sequence[InputInfo]) -> Iterator[Batch]:
 
 
 def _slices(array: np.ndarray, size: int) -> Iterator[np.ndarray]:
-    for start in range(0, len(array) - size + 1, size):
-        yield array[start : start + size]
+    for start in range(0, len(array), size):
+        rows = array[start : start + size]
+        yield rows if len(rows) == size else pad_rows(rows, size)
 
 
 def _read_reader(reader: Any) -> Iterator[Any]:

@@ -10,6 +10,14 @@ from tvmquant.errors import CalibrationError
 from tvmquant.frontend.inputs import InputInfo
 
 
+class NotFiniteError(CalibrationError):
+    """A sample has NaN or infinite values: it is skipped where there are others."""
+
+    def __init__(self, message: str, name: str) -> None:
+        super().__init__(message)
+        self.name = name
+
+
 def check_sample(
     sample: Mapping[str, np.ndarray], inputs: Sequence[InputInfo], index: int
 ) -> dict[str, np.ndarray]:
@@ -28,7 +36,8 @@ def check_sample(
     Raises
     ------
     CalibrationError
-        Names the input, the sample, what was expected and what was found.
+        Names the input, the sample, what was expected and what was found; NaN and infinity raise
+        :class:`NotFiniteError`.
     """
     known = [info.name for info in inputs]
     unknown = [name for name in sample if name not in known]
@@ -64,7 +73,9 @@ def _check(array: np.ndarray, info: InputInfo, index: int) -> np.ndarray:
             f"{info.dtype}{hint}"
         )
     if converted.dtype.kind == "f" and not np.isfinite(converted).all():
-        raise CalibrationError(f"calibration sample {index}: {info} has NaN or infinite values")
+        raise NotFiniteError(
+            f"calibration sample {index}: {info} has NaN or infinite values", info.name
+        )
     return converted
 
 
