@@ -52,6 +52,13 @@ class Recipe:
     group_size : int or None
         In layers with float activations: consecutive inputs of an output channel that share a
         scale; ``None`` is one scale an output channel.
+    average_bits : float or None
+        Budget for the bits of weights: every output channel gets 2, 4 or 8 of them, such that the
+        expected error is least and their average in a layer at most this; ``weights.bits`` then
+        only names the precision. Layers with bits of their own (first, last, by a rule) are left
+        out; depthwise and grouped layers take the nearest width for all channels.
+    share_bits : bool
+        Whether all layers together keep to ``average_bits``, instead of each of them.
     layers : tuple of LayerRule
         Overrides by layer name.
     """
@@ -70,6 +77,8 @@ class Recipe:
     bias_correction: str | bool = "none"
     expand_weights: bool = True
     group_size: int | None = GROUP_SIZE
+    average_bits: float | None = None
+    share_bits: bool = False
     layers: tuple[LayerRule, ...] = ()
 
     def __post_init__(self) -> None:
@@ -87,6 +96,13 @@ class Recipe:
             is_a("group_size", self.group_size, int, "a number of inputs or null")
             if isinstance(self.group_size, bool) or self.group_size < 8:
                 raise RecipeError(f"group_size must be at least 8 or null, got {self.group_size}")
+        is_a("share_bits", self.share_bits, bool, "true or false")
+        if self.average_bits is not None:
+            is_a("average_bits", self.average_bits, int | float, "a number or null")
+            if not 2 <= self.average_bits <= 8:
+                raise RecipeError(f"average_bits must lie in [2, 8], got {self.average_bits}")
+            if self.weights.granularity != "per_channel":
+                raise RecipeError("average_bits needs weights.granularity per_channel")
         if not 50 < self.percentile <= 100:
             raise RecipeError(f"percentile must lie in (50, 100], got {self.percentile}")
         if not self.weights.symmetric:
@@ -150,6 +166,12 @@ class Recipe:
                 f"layer {name}: weights of {decision.weight_bits} bit need quantized activations"
             )
         return decision
+
+    def sets_weight_bits(self, name: str) -> bool:
+        """Whether a rule sets the bits of the weights of the layer ``name``."""
+        return any(
+            rule.weight_bits and fnmatch.fnmatchcase(name, rule.pattern) for rule in self.layers
+        )
 
     @property
     def precision(self) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from tvm import relax
@@ -35,6 +35,8 @@ class Moments:
         Variance of every output, float64 ``[groups, channels of a group]``.
     x_mean, y_mean : np.ndarray
         float64 ``[groups, K]`` and ``[groups, channels of a group]``.
+    count : int
+        Positions that they were taken over; 0 if unknown.
     """
 
     xx: np.ndarray
@@ -42,11 +44,31 @@ class Moments:
     yy: np.ndarray
     x_mean: np.ndarray
     y_mean: np.ndarray
+    count: int = 0
 
     def error(self, rows: np.ndarray) -> np.ndarray:
         """Mean squared error with these weights, ``[groups, channels of a group]``."""
         quadratic = ((rows @ self.xx) * rows).sum(-1)
         return np.maximum(quadratic - 2 * (rows * self.yx).sum(-1) + self.yy, 0)
+
+    def shrunk(self, rows: np.ndarray) -> Moments:
+        """Moments as far as they can be trusted.
+
+        Of few positions the correlations between inputs are mostly chance. They count by
+        ``count / (count + K)``; for the rest, inputs are taken as independent and the layer as
+        exact (``y = x · rows``).
+        """
+        if not self.count:
+            return self
+        depth = rows.shape[-1]
+        trust = self.count / (self.count + depth)
+        power = np.einsum("gkk->gk", self.xx)
+        xx = trust * self.xx
+        np.einsum("gkk->gk", xx)[:] = power
+        met = (1 - trust) * power[:, None]
+        yx = trust * self.yx + met * rows
+        yy = trust * self.yy + (met * rows**2).sum(-1)
+        return replace(self, xx=xx, yx=yx, yy=yy)
 
     def shift(self, rows: np.ndarray) -> np.ndarray:
         """What is to be added to every output channel on average, ``[channels]``."""
@@ -116,4 +138,4 @@ def _centred(xs: Sequence[np.ndarray], ys: Sequence[np.ndarray]) -> Moments:
     y = y - y_mean[:, None].astype(np.float32)
     xx = (x.transpose(0, 2, 1) @ x).astype(np.float64) / total
     yx = (y.transpose(0, 2, 1) @ x).astype(np.float64) / total
-    return Moments(xx, yx, (y.astype(np.float64) ** 2).mean(1), x_mean, y_mean)
+    return Moments(xx, yx, (y.astype(np.float64) ** 2).mean(1), x_mean, y_mean, total)

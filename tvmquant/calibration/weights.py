@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from tvmquant.calibration.base import make_estimator
@@ -73,6 +75,33 @@ def quantize_weight(
         q = np.clip(np.rint(rows / wide), qmin, qmax)
     moved = np.moveaxis(w, axis, 0).shape
     return np.ascontiguousarray(np.moveaxis(q.reshape(moved), 0, axis)).astype(np.int8), scale
+
+
+def quantize_channels(
+    w: np.ndarray,
+    widths: Sequence[int],
+    *,
+    axis: int,
+    estimator: str = "mse",
+    power_of_two: bool = False,
+) -> tuple[np.ndarray, np.ndarray]:
+    """As :func:`quantize_weight` per channel, every channel at its own bits.
+
+    ``estimator`` is that below 8 bits; at 8 bits the range is min-max.
+    """
+    q, scale = np.empty(w.shape, np.int8), np.empty(w.shape[axis], np.float32)
+    moved = np.moveaxis(q, axis, 0)
+    for bits in set(widths):
+        chosen = np.flatnonzero(np.asarray(widths) == bits)
+        part, scale[chosen] = quantize_weight(
+            np.take(w, chosen, axis),
+            bits=bits,
+            axis=axis,
+            estimator="minmax" if bits == 8 else estimator,
+            power_of_two=power_of_two,
+        )
+        moved[chosen] = np.moveaxis(part, axis, 0)
+    return q, scale
 
 
 def _limits(row: np.ndarray, estimator: str, bits: int) -> tuple[float, float]:

@@ -16,6 +16,7 @@ from tvm import relax
 
 from tvmquant.graph import const_value, name_of
 from tvmquant.interpreter.interpreter import Environment, Interpreter
+from tvmquant.ops.waist import channel_bits
 
 
 @dataclass
@@ -40,6 +41,8 @@ class LinearLayer:
         Input of every sample in the float and in the QDQ graph.
     y_float : list of np.ndarray
         Output of every sample in the float graph, before the bias.
+    channel_bits : np.ndarray or None
+        Bits of every output channel where they differ; ``bits`` is then the largest.
     block : int
         Of a matmul with float activations: consecutive inputs that share a scale; else 0.
     """
@@ -56,6 +59,7 @@ class LinearLayer:
     x_quant: list[np.ndarray]
     y_float: list[np.ndarray]
     block: int = 0
+    channel_bits: np.ndarray | None = None
     _new: tuple[np.ndarray, np.ndarray] | None = None
     _shift: np.ndarray | None = None
 
@@ -158,7 +162,10 @@ def _layer(interpreter: Interpreter, var: relax.Var, value: relax.Expr) -> Linea
         if q.ndim != 2 or axis != 0:
             return None
         return LinearLayer(var, value, value.args[1], q, scale, bits, 1, q, [], [], [], block)
-    return LinearLayer(var, value, value.args[1], q, scale.reshape(-1), bits, axis, q, [], [], [])
+    widths = channel_bits(weight)
+    layer = LinearLayer(var, value, value.args[1], q, scale.reshape(-1), bits, axis, q, [], [], [])
+    layer.channel_bits = np.array(widths) if widths else None
+    return layer
 
 
 def _float_weight(interpreter: Interpreter, call: relax.Call, env: Environment) -> np.ndarray:

@@ -6,6 +6,7 @@ below Relax, packing happens in ``realize``/``pack``.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from tvm import relax
@@ -74,10 +75,21 @@ def dequantize(
     bits: int,
     axis: int = 0,
     block_size: int = 0,
+    channel_bits: Sequence[int] = (),
 ) -> relax.Call:
-    """Dequantize node → float32; see :func:`tvmquant.reference.dequantize`."""
+    """Dequantize node → float32; see :func:`tvmquant.reference.dequantize`.
+
+    ``channel_bits`` are those of every output channel of a weight where they differ; ``bits`` is
+    then the largest.
+    """
+    attrs = {"channel_bits": list(channel_bits)} if len(channel_bits) else {}
     return make_call(
-        "tvmquant.dequantize", [q, scale, zero_point], bits=bits, axis=axis, block_size=block_size
+        "tvmquant.dequantize",
+        [q, scale, zero_point],
+        bits=bits,
+        axis=axis,
+        block_size=block_size,
+        **attrs,
     )
 
 
@@ -100,9 +112,20 @@ def observe(
 
 
 def observe_weight(
-    w: relax.Expr, *, name: str, bits: int, granularity: str, estimator: str, axis: int
+    w: relax.Expr,
+    *,
+    name: str,
+    bits: int,
+    granularity: str,
+    estimator: str,
+    axis: int,
+    channel_bits: Sequence[int] = (),
 ) -> relax.Call:
-    """Mark a float weight constant that ``calibrate`` will replace by dequantize(integers)."""
+    """Mark a float weight constant that ``calibrate`` will replace by dequantize(integers).
+
+    ``channel_bits`` as in :func:`dequantize`.
+    """
+    attrs = {"channel_bits": list(channel_bits)} if len(channel_bits) else {}
     return make_call(
         "tvmquant.observe_weight",
         [w],
@@ -111,7 +134,13 @@ def observe_weight(
         granularity=granularity,
         estimator=estimator,
         axis=axis,
+        **attrs,
     )
+
+
+def channel_bits(node: relax.Call) -> list[int]:
+    """Bits of every output channel of a weight's node, empty where they are all the same."""
+    return [int(bits) for bits in node.attrs.get("channel_bits", ())]
 
 
 def dynamic_quantize_params(x: relax.Expr) -> relax.Call:

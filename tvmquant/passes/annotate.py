@@ -7,9 +7,11 @@ Edges get ``tvmquant.observe`` nodes, weights ``tvmquant.observe_weight``; numbe
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import tvm
 from tvm import relax
 
@@ -33,7 +35,9 @@ class _Request:
         return 8 if self.light or not self.layer_bits else max(self.layer_bits)
 
 
-def annotate(mod: tvm.IRModule, recipe: Recipe) -> tvm.IRModule:
+def annotate(
+    mod: tvm.IRModule, recipe: Recipe, widths: Mapping[str, np.ndarray] | None = None
+) -> tvm.IRModule:
     """Insert observe nodes into a simplified float graph.
 
     Parameters
@@ -42,19 +46,24 @@ def annotate(mod: tvm.IRModule, recipe: Recipe) -> tvm.IRModule:
         Output of ``simplify``.
     recipe : Recipe
         Bits and estimators.
+    widths : mapping of str to np.ndarray, optional
+        Layer → bits of each output channel, where ``allocate_bits`` chose them.
 
     Returns
     -------
     tvm.IRModule
         The same float program with identity nodes on every edge that will be quantized.
     """
-    return _Annotator(Regions(mod, recipe), recipe).run(mod)
+    return _Annotator(Regions(mod, recipe), recipe, widths or {}).run(mod)
 
 
 class _Annotator:
-    def __init__(self, regions: Regions, recipe: Recipe) -> None:
+    def __init__(
+        self, regions: Regions, recipe: Recipe, widths: Mapping[str, np.ndarray]
+    ) -> None:
         self.regions = regions
         self.recipe = recipe
+        self.widths = widths
         first, last = regions.layer_order()
         self.bits: dict[relax.Var, LayerBits] = {
             v: recipe.bits_for(v.name, first_or_last=v in first or v in last)
@@ -198,19 +207,22 @@ class _Annotator:
 
     def _weight(self, call: relax.Call, name: str, layer: LayerBits) -> relax.Call:
         spec = self.recipe.weights
+        widths = self.widths.get(name, np.array([layer.weight_bits]))
+        bits = int(widths.max())
         estimator = (
             spec.estimator
-            if layer.weight_bits == spec.bits
-            else (WEIGHT_ESTIMATOR if layer.weight_bits == 8 else "mse")
+            if bits == spec.bits or len(set(widths)) > 1
+            else (WEIGHT_ESTIMATOR if bits == 8 else "mse")
         )
         is_conv = len(call.args[1].ty.shape) == 4
         return observe_weight(
             call.args[1],
             name=name,
-            bits=layer.weight_bits,
+            bits=bits,
             granularity=spec.granularity,
             estimator=estimator,
             axis=0 if is_conv else 1,
+            channel_bits=widths.tolist() if len(set(widths)) > 1 else (),
         )
 
 

@@ -16,13 +16,14 @@ from tvmquant.calibration import (
     RangeEstimator,
     activation_params,
     make_estimator,
+    quantize_channels,
     quantize_weight,
 )
 from tvmquant.errors import CalibrationError
 from tvmquant.graph import Builder, Graph, const_value, rewrite
 from tvmquant.interpreter import Interpreter
 from tvmquant.ops import is_op
-from tvmquant.ops.waist import dequantize, quantize
+from tvmquant.ops.waist import channel_bits, dequantize, quantize
 from tvmquant.passes.flat_tails import trim_flat_tails
 from tvmquant.recipe import Recipe
 
@@ -120,16 +121,15 @@ def insert_qdq(
 def _weight_node(value: relax.Call, power_of_two: bool) -> relax.Call:
     attrs = value.attrs
     bits, axis = int(attrs["bits"]), int(attrs["axis"])
-    q, scale = quantize_weight(
-        const_value(value.args[0]),
-        bits=bits,
-        axis=axis,
-        granularity=str(attrs["granularity"]),
-        estimator=str(attrs["estimator"]),
-        power_of_two=power_of_two,
-    )
-    zero = np.zeros(scale.shape, np.int8)
-    return dequantize(relax.const(q), relax.const(scale), relax.const(zero), bits=bits, axis=axis)
+    options = {"estimator": str(attrs["estimator"]), "power_of_two": power_of_two}
+    weight, widths = const_value(value.args[0]), channel_bits(value)
+    if widths:
+        q, scale = quantize_channels(weight, widths, axis=axis, **options)
+    else:
+        granularity = str(attrs["granularity"])
+        q, scale = quantize_weight(weight, bits=bits, axis=axis, granularity=granularity, **options)
+    constants = map(relax.const, (q, scale, np.zeros(scale.shape, np.int8)))
+    return dequantize(*constants, bits=bits, axis=axis, channel_bits=widths)
 
 
 def _key(call: relax.Call) -> str:

@@ -95,8 +95,8 @@ def _is_layer(value: Any) -> bool:
 
 def _correct_layer(layer: LinearLayer, recipe: Recipe) -> _Change:
     change = _Change()
-    data = moments(layer)
     rows = weight_rows(layer, layer.weight_float).astype(np.float64)
+    data = moments(layer).shrunk(rows)
     groups, outputs, depth = rows.shape
     if layer.block:
         scale = layer.scale.T[None].astype(np.float64)
@@ -105,12 +105,16 @@ def _correct_layer(layer: LinearLayer, recipe: Recipe) -> _Change:
         scale = scale.reshape(groups, outputs, 1)
     spread = BlockScales(layer.block or depth, depth)
     q = weight_rows(layer, layer.q)
-    if recipe.rounding == "adaround" and 1 < layer.bits < 8:
-        q = adaround(rows, spread.steps(scale), layer.bits, data)
-    elif recipe.rounding == "gptq" and layer.bits < 8:
+    bits: int | np.ndarray = layer.bits
+    if layer.channel_bits is not None:
+        bits = layer.channel_bits.reshape(groups, outputs)
+    fewest = np.min(bits)
+    if recipe.rounding == "adaround" and 1 < fewest < 8:
+        q = adaround(rows, spread.steps(scale), bits, data)
+    elif recipe.rounding == "gptq" and fewest < 8:
         # One scale for all channels, or one that is a power of two, stays as it is.
         refit = layer.scale.size == scale.size and recipe.requantize != "power_of_two"
-        q, scale = gptq(rows, scale, layer.bits, data, refit=refit, block=spread.size)
+        q, scale = gptq(rows, scale, bits, data, refit=refit, block=spread.size)
         fitted = scale[0].T if layer.block else scale.reshape(-1)
         change.scale = np.ascontiguousarray(fitted, np.float32) if refit else layer.scale
     if recipe.rounding != "nearest":

@@ -15,6 +15,7 @@ import tvm
 from tvmquant.errors import InputError
 from tvmquant.graph import Graph
 from tvmquant.ops import is_op
+from tvmquant.passes.allocate_bits import allocate_bits
 from tvmquant.passes.annotate import annotate
 from tvmquant.passes.calibrate import Progress, calibrate
 from tvmquant.passes.correct import correct, sample_limit, wants_corrections
@@ -26,6 +27,7 @@ from tvmquant.passes.pack import pack
 from tvmquant.passes.pair_channels import pair_channels
 from tvmquant.passes.realize import realize
 from tvmquant.passes.simplify import simplify
+from tvmquant.passes.split_widths import split_widths
 from tvmquant.passes.weight_only import quantize_weights
 from tvmquant.recipe import Recipe
 from tvmquant.schedules.selection import KernelTable
@@ -70,12 +72,15 @@ def to_qdq(
         return mod
     stream: Iterator[list[np.ndarray]] | None = None
     if recipe.equalize:
-        stream = iter(batches())
-        seen = list(itertools.islice(stream, _SEEN))
+        seen, stream = _first(batches())
         mod = _dump("1_equalize", absorb_biases(equalize(mod), seen))
-        stream = itertools.chain(seen, stream)
+    widths = None
+    if recipe.average_bits is not None:
+        seen, stream = _first(stream or batches()) if real_data else ([], stream)
+        mod, widths = allocate_bits(mod, recipe, seen)
+        _dump("1_allocate", mod)
     _report(progress, "annotate")
-    annotated = mod = _dump(ANNOTATED, annotate(mod, recipe))
+    annotated = mod = _dump(ANNOTATED, annotate(mod, recipe, widths))
     kept: list[list[np.ndarray]] = []
     if _is_observed(mod):
         limit = sample_limit(mod) if wants_corrections(recipe) else 0
@@ -86,6 +91,13 @@ def to_qdq(
     if not kept:
         return mod
     return _dump("3_correct", correct(annotated, mod, kept, recipe, progress))
+
+
+def _first(batches: Batches) -> tuple[list[list[np.ndarray]], Iterator[list[np.ndarray]]]:
+    """The first ``_SEEN`` batches, and a stream that still has them all."""
+    stream = iter(batches)
+    seen = list(itertools.islice(stream, _SEEN))
+    return seen, itertools.chain(seen, stream)
 
 
 def _keeping(batches: Batches, kept: list[list[np.ndarray]], limit: int) -> Batches:
@@ -101,7 +113,7 @@ def to_integers(
 ) -> tvm.IRModule:
     """Phase 4: QDQ graph → integer operators."""
     _report(progress, "realize")
-    return _dump("4_realize", merge_moves(realize(mod, recipe)))
+    return _dump("4_realize", merge_moves(split_widths(realize(mod, recipe))))
 
 
 def to_device(

@@ -10,6 +10,7 @@ from tvm import relax
 from tvmquant.graph import Builder, const_value, name_of
 from tvmquant.ops import is_op, make_call
 from tvmquant.ops.integer import ints, shape_of
+from tvmquant.ops.waist import channel_bits
 from tvmquant.passes.fold_affine import per_channel
 from tvmquant.passes.quantized import Quantized, exact_flavour
 from tvmquant.reference import make_requantize_params
@@ -84,7 +85,7 @@ def lower_conv2d(builder: Builder, known: Known, call: relax.Call, name: str) ->
     if x is None or weights is None or str(call.attrs["data_layout"]) != "NHWC":
         return None
     attrs = {key: ints(call.attrs[key]) for key in ("strides", "padding", "dilation")}
-    attrs["groups"] = int(call.attrs["groups"])
+    attrs |= {"groups": int(call.attrs["groups"]), **_widths(builder, call)}
     return _linear_call("tvmquant.conv2d", x, weights, name, attrs)
 
 
@@ -98,7 +99,13 @@ def lower_matmul(builder: Builder, known: Known, call: relax.Call, name: str) ->
         return None
     q, scale, bits = weights
     turned = (np.ascontiguousarray(q.T), scale, bits)
-    return _linear_call("tvmquant.matmul", x, turned, name, {})
+    return _linear_call("tvmquant.matmul", x, turned, name, _widths(builder, call))
+
+
+def _widths(builder: Builder, call: relax.Call) -> dict[str, list[int]]:
+    """Attribute for ``split_widths`` of a layer whose channels have different bits."""
+    widths = channel_bits(builder.value(call.args[1]))
+    return {"channel_bits": widths} if widths else {}
 
 
 def lower_bmm(builder: Builder, known: Known, call: relax.Call, name: str) -> Any:
