@@ -164,10 +164,12 @@ inline float __int_as_float(int bits) {
   std::memcpy(&value, &bits, 4);
   return value;
 }
-inline int __shfl_xor_sync(unsigned, int value, int mask) {
-  emulator::own().exchange[0] = unsigned(value);
+template <class T>
+T __shfl_xor_sync(unsigned, T value, int mask) {
+  static_assert(sizeof(T) == 4);
+  std::memcpy(emulator::own().exchange, &value, 4);
   emulator::wait(1);
-  const int got = int(emulator::of_lane(emulator::lane() ^ mask).exchange[0]);
+  std::memcpy(&value, emulator::of_lane(emulator::lane() ^ mask).exchange, 4);
   emulator::wait(1);
-  return got;
+  return value;
 }

@@ -8,6 +8,12 @@ from typing import Any
 
 import numpy as np
 
+from tvmquant.schedules.cuda.geometry import (
+    definition,
+    geometry,
+    names_of,
+    requantize_arguments,
+)
 from tvmquant.schedules.cuda.launch import Launch
 from tvmquant.schedules.cuda.packing import pack_weights
 from tvmquant.schedules.cuda.plan import Plan, choose, estimate, plans, rows_of, vector_of
@@ -16,8 +22,6 @@ from tvmquant.schedules.depthwise.epilogue import PARAM_DTYPES
 from tvmquant.schedules.space import Config, ConfigError
 from tvmquant.schedules.workload import Workload
 from tvmquant.targets.cuda import Arch
-
-_C_TYPE = {"uint8": "uint8_t", "int32": "int", "float32": "float"}
 
 
 @dataclass(frozen=True)
@@ -36,29 +40,10 @@ class TensorCoreKernel:
     arch: Arch
     plan: Plan
 
-    @cached_property
-    def geometry(self) -> dict[str, int]:
-        """The layer as a convolution."""
-        w = self.workload
-        matmul = w.op == "matmul"
-        batch, height, width, channels = (1, 1, *w.x_shape) if matmul else w.x_shape
-        outputs, kh, kw = (w.w_shape[0], 1, 1) if matmul else w.w_shape[:3]
-        _, oh, ow, _ = (1, 1, *w.out_shape) if matmul else w.out_shape
-        stride, dilation = w.strides or (1, 1), w.dilation or (1, 1)
-        top, left = (w.padding or (0, 0))[:2]
-        names = "BATCH HEIGHT WIDTH CHANNELS OUTPUTS KERNEL_H KERNEL_W OUT_H OUT_W"
-        values = (batch, height, width, channels, outputs, kh, kw, oh, ow)
-        more = "STRIDE_H STRIDE_W DILATION_H DILATION_W PAD_TOP PAD_LEFT GROUPS"
-        return dict(zip(names.split(), values)) | dict(
-            zip(more.split(), (*stride, *dilation, top, left, w.groups))
-        )
-
     @property
     def name(self) -> str:
         """Name of the kernel, unique for its workload and architecture."""
-        w, p = self.workload, self.plan
-        kernel = "" if w.op == "matmul" else "_{}x{}".format(*w.w_shape[1:3])
-        return f"{w.op}{kernel}_w{w.w_bits}a{w.x_bits}_{p.product.lower()}_{self.arch.name}"
+        return names_of(self.workload, f"{self.plan.product.lower()}_{self.arch.name}")
 
     @property
     def label(self) -> str:
@@ -78,31 +63,40 @@ class TensorCoreKernel:
         spread = [np.ascontiguousarray(np.broadcast_to(p.reshape(-1), outputs)) for p in params]
         return [pack_weights(weight, self.workload.groups, self.plan), wrapped, *spread]
 
+    @property
+    def arguments(self) -> list[tuple[str, tuple[int, ...], str]]:
+        """Arguments of the kernel: name, shape, dtype."""
+        w = self.workload
+        params = enumerate(PARAM_DTYPES[w.requantize])
+        return [
+            ("x", w.x_shape, "uint8"),
+            ("weights", (self._weight_bytes(),), "uint8"),
+            ("bias", w.w_shape[:1], "int32"),
+            *((f"p{i}", w.w_shape[:1], dtype) for i, dtype in params),
+            ("qinfo", (w.numbers,), "int32"),
+            ("out", w.out_shape, w.out_dtype),
+        ]
+
     @cached_property
     def launch(self) -> Launch:
         """Source and launch of the kernel."""
         w, p = self.workload, self.plan
-        flavours = PARAM_DTYPES[w.requantize]
         values = {
-            **self.geometry,
+            **geometry(w),
             **{key.upper(): value for key, value in p.config.items()},
             "STEP_K": p.step,
             "W_BITS": p.w_bits,
             "VECTOR": vector_of(w, p),
             "THREADS": p.threads,
-            "PARAMS": len(flavours),
+            "PARAMS": len(PARAM_DTYPES[w.requantize]),
         }
         enums = {"PRODUCT": f"Product::{p.product}", "FLAVOUR": f"Flavour::{w.requantize.upper()}"}
-        out = _C_TYPE[w.out_dtype]
-        params = "".join(f", const {_C_TYPE[t]} *p{i}" for i, t in enumerate(flavours))
-        given = [f"reinterpret_cast<const int *>(p{i})" for i in range(len(flavours))]
-        given += ["nullptr"] * (2 - len(given))
-        body = (
-            f"{settings(self.name, values, enums)}"
-            f"__device__ __forceinline__ void {self.name}(const uint8_t *x, const uint8_t *w, "
-            f"const int *bias{params}, const int *qinfo, {out} *out, uint8_t *shared) {{\n"
-            f"  tvmquant::igemm<{self.name}_sizes>(x, w, bias, {', '.join(given)}, qinfo, out, "
-            f"shared);\n}}\n"
+        call = (
+            f"tvmquant::igemm<{self.name}_sizes>(x, weights, bias, {requantize_arguments(w)}, "
+            "qinfo, out, shared)"
+        )
+        body = settings(self.name, values, enums) + definition(
+            self.name, [(name, dtype) for name, _, dtype in self.arguments], call
         )
         source = with_headers(body, "ptx.cuh", "requantize.cuh", "igemm.cuh")
         blocks_n = -(-(w.w_shape[0] // w.groups) // p.block_n)
@@ -113,16 +107,7 @@ class TensorCoreKernel:
 
     def prim_func(self) -> Any:
         """PrimFunc ``(x, weights, bias, *params, qinfo, out)``."""
-        w = self.workload
-        outputs = w.w_shape[0]
-        size = self._weight_bytes()
-        arguments = [("x", w.x_shape, "uint8"), ("weights", (size,), "uint8")]
-        arguments += [("bias", (outputs,), "int32")]
-        arguments += [
-            (f"p{i}", (outputs,), dtype) for i, dtype in enumerate(PARAM_DTYPES[w.requantize])
-        ]
-        arguments += [("qinfo", (w.numbers,), "int32"), ("out", w.out_shape, w.out_dtype)]
-        return self.launch.prim_func(arguments)
+        return self.launch.prim_func(self.arguments)
 
     def _weight_bytes(self) -> int:
         w, p = self.workload, self.plan

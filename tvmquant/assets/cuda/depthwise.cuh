@@ -1,0 +1,102 @@
+// Depthwise convolution of bytes: a thread computes VECTOR neighbouring channels of a few
+// neighbouring pixels of a row. Weights lie by tap, then channel.
+#ifndef TVMQUANT_DEPTHWISE
+#define TVMQUANT_DEPTHWISE
+#include "requantize.cuh"
+
+namespace tvmquant {
+
+template <int BYTES>
+struct Bytes {
+  unsigned words[BYTES / 4];
+  __device__ __forceinline__ int get(int i) const { return words[i / 4] >> (i % 4 * 8) & 255; }
+};
+template <>
+struct Bytes<1> {
+  uint8_t byte;
+  __device__ __forceinline__ int get(int) const { return byte; }
+};
+
+template <class S>
+__device__ __forceinline__ void depthwise(
+    const uint8_t *__restrict__ x, const int8_t *__restrict__ w, const int *__restrict__ bias,
+    const int *__restrict__ p0, const int *__restrict__ p1, const int *__restrict__ qinfo,
+    typename Result<S::FLAVOUR>::Type *__restrict__ out) {
+  using Out = typename Result<S::FLAVOUR>::Type;
+  constexpr int V = S::VECTOR, PIXELS = S::PIXELS, SPANS = (S::OUT_W + PIXELS - 1) / PIXELS;
+  constexpr int COLUMNS = (PIXELS - 1) * S::STRIDE_W + (S::KERNEL_W - 1) * S::DILATION_W + 1;
+  constexpr int PARTS = S::CHANNELS / V;
+  const int64_t index = int64_t(blockIdx.x) * S::THREADS + threadIdx.x;
+  if (index >= int64_t(S::BATCH) * S::OUT_H * SPANS * PARTS) return;
+  const int channel = int(index % PARTS) * V;
+  const int span = int(index / PARTS % SPANS) * PIXELS;
+  const int oh = int(index / (int64_t(PARTS) * SPANS) % S::OUT_H);
+  const int64_t n = index / (int64_t(PARTS) * SPANS * S::OUT_H);
+  const int zero = qinfo[0];
+  int acc[PIXELS][V];
+#pragma unroll
+  for (int v = 0; v < V; ++v) {
+#pragma unroll
+    for (int p = 0; p < PIXELS; ++p) acc[p][v] = bias[channel + v];
+  }
+#pragma unroll
+  for (int kh = 0; kh < S::KERNEL_H; ++kh) {
+    const int h = oh * S::STRIDE_H - S::PAD_TOP + kh * S::DILATION_H;
+    const bool row = unsigned(h) < unsigned(S::HEIGHT);
+    const uint8_t *line = x + ((n * S::HEIGHT + h) * S::WIDTH) * S::CHANNELS + channel;
+    int8_t weight[S::KERNEL_W][V];
+#pragma unroll
+    for (int kw = 0; kw < S::KERNEL_W; ++kw) {
+      const auto taps = *reinterpret_cast<const Bytes<V> *>(
+          w + (kh * S::KERNEL_W + kw) * S::CHANNELS + channel);
+#pragma unroll
+      for (int v = 0; v < V; ++v) weight[kw][v] = int8_t(taps.get(v));
+    }
+    // Every column of the input is read once and meets all outputs that it is part of.
+#pragma unroll
+    for (int column = 0; column < COLUMNS; ++column) {
+      const int at = span * S::STRIDE_W - S::PAD_LEFT + column;
+      int value[V];
+#pragma unroll
+      for (int v = 0; v < V; ++v) value[v] = zero;
+      if (row && unsigned(at) < unsigned(S::WIDTH)) {
+        const auto bytes = *reinterpret_cast<const Bytes<V> *>(line + at * S::CHANNELS);
+#pragma unroll
+        for (int v = 0; v < V; ++v) value[v] = bytes.get(v);
+      }
+#pragma unroll
+      for (int p = 0; p < PIXELS; ++p) {
+        const int offset = column - p * S::STRIDE_W;
+        if (offset < 0 || offset % S::DILATION_W || offset / S::DILATION_W >= S::KERNEL_W) continue;
+#pragma unroll
+        for (int v = 0; v < V; ++v) acc[p][v] += value[v] * weight[offset / S::DILATION_W][v];
+      }
+    }
+  }
+  const Range range{qinfo[1], qinfo[2], qinfo[3]};
+#pragma unroll
+  for (int p = 0; p < PIXELS; ++p) {
+    if (span + p >= S::OUT_W) continue;
+    Out *to = out + ((n * S::OUT_H + oh) * S::OUT_W + span + p) * S::CHANNELS + channel;
+    Out values[V];
+#pragma unroll
+    for (int v = 0; v < V; ++v) {
+      values[v] = requantize<S::FLAVOUR>(acc[p][v], S::PARAMS > 0 ? p0[channel + v] : 0,
+                                         S::PARAMS > 1 ? p1[channel + v] : 0, range);
+    }
+    if constexpr (sizeof(Out) == 1 && V >= 4) {
+#pragma unroll
+      for (int v = 0; v < V; v += 4) {
+        *reinterpret_cast<unsigned *>(to + v) = unsigned(values[v]) | unsigned(values[v + 1]) << 8 |
+                                                unsigned(values[v + 2]) << 16 |
+                                                unsigned(values[v + 3]) << 24;
+      }
+    } else {
+#pragma unroll
+      for (int v = 0; v < V; ++v) to[v] = values[v];
+    }
+  }
+}
+
+}  // namespace tvmquant
+#endif

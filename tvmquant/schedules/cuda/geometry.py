@@ -1,0 +1,58 @@
+"""A layer as a convolution, in the constants that the CUDA sources use."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from tvmquant.schedules.depthwise.epilogue import PARAM_DTYPES
+from tvmquant.schedules.workload import Workload
+
+C_TYPES = {"uint8": "uint8_t", "int8": "int8_t", "int32": "int", "float32": "float"}
+
+_LAYER = "BATCH HEIGHT WIDTH CHANNELS OUTPUTS KERNEL_H KERNEL_W OUT_H OUT_W".split()
+_STEPS = "STRIDE_H STRIDE_W DILATION_H DILATION_W PAD_TOP PAD_LEFT GROUPS".split()
+
+
+def geometry(workload: Workload) -> dict[str, int]:
+    """Constants of a layer; a matrix product is a convolution of one tap over a row of pixels."""
+    w = workload
+    matmul = w.op.startswith("matmul")
+    batch, height, width, channels = (1, 1, *w.x_shape) if matmul else w.x_shape
+    outputs, kh, kw = (w.w_shape[0], 1, 1) if matmul else w.w_shape[:3]
+    _, oh, ow, _ = (1, 1, *w.out_shape) if matmul else w.out_shape
+    steps = (*(w.strides or (1, 1)), *(w.dilation or (1, 1)), *(w.padding or (0, 0))[:2], w.groups)
+    layer = (batch, height, width, channels, outputs, kh, kw, oh, ow)
+    return dict(zip([*_LAYER, *_STEPS], (*layer, *steps)))
+
+
+def definition(name: str, arguments: Sequence[tuple[str, str]], call: str) -> str:
+    """A device function ``name(arguments, shared)`` of pointers that does ``call``.
+
+    Parameters
+    ----------
+    name : str
+    arguments : sequence of (name, dtype)
+        The last one is written.
+    call : str
+        Text of a call.
+    """
+    *read, (out, dtype) = arguments
+    pointers = [f"const {C_TYPES[kind]} *{argument}" for argument, kind in read]
+    pointers += [f"{C_TYPES[dtype]} *{out}", "uint8_t *shared"]
+    head = f"__device__ __forceinline__ void {name}({', '.join(pointers)})"
+    return f"{head} {{\n  {call};\n}}\n"
+
+
+def requantize_arguments(workload: Workload) -> str:
+    """The two pointers to requantize parameters, as text."""
+    count = len(PARAM_DTYPES[workload.requantize])
+    given = [f"reinterpret_cast<const int *>(p{i})" for i in range(count)]
+    return ", ".join(given + ["nullptr"] * (2 - count))
+
+
+def names_of(workload: Workload, suffix: str) -> str:
+    """Name of a kernel: what it computes, then ``suffix``."""
+    w = workload
+    taps = "" if w.op.startswith("matmul") else "_{}x{}".format(*w.w_shape[1:3])
+    bits = "" if w.x_bits == 32 == w.w_bits else f"_w{w.w_bits}a{w.x_bits}"
+    return f"{w.op}{taps}{bits}_{suffix}"

@@ -1,0 +1,216 @@
+"""Kernels without tensor cores: depthwise, float and weight-only layers."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from tvmquant.schedules.cuda.geometry import (
+    definition,
+    geometry,
+    names_of,
+    requantize_arguments,
+)
+from tvmquant.schedules.cuda.launch import Launch
+from tvmquant.schedules.cuda.source import settings, with_headers
+from tvmquant.schedules.depthwise.epilogue import PARAM_DTYPES
+from tvmquant.schedules.workload import Workload
+
+_THREADS = 128
+# Neighbouring pixels that a thread of a depthwise layer computes.
+_PIXELS = 4
+_FLOAT_TILE = 64
+_FLOAT_SHARED = 2 * 16 * (_FLOAT_TILE + 4) * 4
+# Rows of activations that a warp of a weight-only layer takes at a time.
+_ROWS = 8
+
+Arguments = list[tuple[str, tuple[int, ...], str]]
+
+
+def _by_depth(weight: np.ndarray) -> np.ndarray:
+    """``[O, KH, KW, C]`` or ``[O, K]`` → ``[K, O]``."""
+    return np.ascontiguousarray(weight.reshape(weight.shape[0], -1).T)
+
+
+@dataclass(frozen=True)
+class PlainKernel:
+    """Base: a kernel is its arguments and a call of a function in ``assets/cuda``."""
+
+    workload: Workload
+
+    @property
+    def name(self) -> str:
+        """Name of the kernel, unique for its workload."""
+        return names_of(self.workload, "cuda")
+
+    def prim_func(self) -> Any:
+        """PrimFunc of the kernel's arguments."""
+        return self.launch.prim_func(self.arguments)
+
+    @property
+    def arguments(self) -> Arguments:
+        """Arguments of the kernel: name, shape, dtype; the last one is written."""
+        raise NotImplementedError
+
+    @property
+    def launch(self) -> Launch:
+        """Source and launch."""
+        raise NotImplementedError
+
+    def _body(self, function: str, values: dict, enums: dict, given: str) -> str:
+        call = f"tvmquant::{function}<{self.name}_sizes>({given})"
+        arguments = [(name, dtype) for name, _, dtype in self.arguments]
+        return settings(self.name, values, enums) + definition(self.name, arguments, call)
+
+
+@dataclass(frozen=True)
+class DepthwiseKernel(PlainKernel):
+    """Depthwise convolution of bytes, exact."""
+
+    def pack(
+        self, weight: np.ndarray, bias: np.ndarray, params: tuple[np.ndarray, ...]
+    ) -> list[np.ndarray]:
+        """Weights by tap, then channel; bias and requantize parameters of every channel."""
+        outputs = self.workload.w_shape[0]
+        spread = [np.ascontiguousarray(np.broadcast_to(p.reshape(-1), outputs)) for p in params]
+        full = np.ascontiguousarray(np.broadcast_to(bias, outputs)).astype(np.int32)
+        return [_by_depth(weight), full, *spread]
+
+    @property
+    def arguments(self) -> Arguments:
+        """``x, weights, bias, *params, qinfo, out``."""
+        w = self.workload
+        channels = w.w_shape[0]
+        params = enumerate(PARAM_DTYPES[w.requantize])
+        return [
+            ("x", w.x_shape, "uint8"),
+            ("weights", (math.prod(w.w_shape[1:3]), channels), "int8"),
+            ("bias", (channels,), "int32"),
+            *((f"p{i}", (channels,), dtype) for i, dtype in params),
+            ("qinfo", (w.numbers,), "int32"),
+            ("out", w.out_shape, w.out_dtype),
+        ]
+
+    @cached_property
+    def launch(self) -> Launch:
+        """A thread a few channels of a few pixels."""
+        w = self.workload
+        n, oh, ow, channels = w.out_shape
+        vector = 4 if channels % 4 == 0 else 1
+        values = {
+            **geometry(w),
+            "VECTOR": vector,
+            "PIXELS": _PIXELS,
+            "THREADS": _THREADS,
+            "PARAMS": len(PARAM_DTYPES[w.requantize]),
+        }
+        enums = {"FLAVOUR": f"Flavour::{w.requantize.upper()}"}
+        given = f"x, weights, bias, {requantize_arguments(w)}, qinfo, out"
+        source = with_headers(
+            self._body("depthwise", values, enums, given), "requantize.cuh", "depthwise.cuh"
+        )
+        threads = n * oh * -(-ow // _PIXELS) * (channels // vector)
+        return Launch(self.name, source, (-(-threads // _THREADS), 1, 1), _THREADS, 0)
+
+
+@dataclass(frozen=True)
+class FloatKernel(PlainKernel):
+    """Float convolution (of any groups) or matrix product."""
+
+    def pack(
+        self, weight: np.ndarray, bias: np.ndarray, params: tuple[np.ndarray, ...]
+    ) -> list[np.ndarray]:
+        """Weights by K, then channel, and bias."""
+        return [_by_depth(weight), bias]
+
+    @property
+    def arguments(self) -> Arguments:
+        """``x, weights, bias, out``."""
+        w = self.workload
+        return [
+            ("x", w.x_shape, "float32"),
+            ("weights", (math.prod(w.w_shape[1:]), w.w_shape[0]), "float32"),
+            ("bias", w.w_shape[:1], "float32"),
+            ("out", w.out_shape, "float32"),
+        ]
+
+    @cached_property
+    def launch(self) -> Launch:
+        """A block a tile of outputs; for depthwise layers a thread an output."""
+        w = self.workload
+        values = {**geometry(w), "THREADS": _THREADS}
+        if w.op.startswith("depthwise"):
+            body = self._body("float_depthwise", values, {}, "x, weights, bias, out")
+            blocks = -(-math.prod(w.out_shape) // _THREADS)
+            source = with_headers(body, "floating.cuh")
+            return Launch(self.name, source, (blocks, 1, 1), _THREADS, 0)
+        body = self._body("float_layer", values, {}, "x, weights, bias, out, shared")
+        rows, outputs = math.prod(w.out_shape[:-1]), w.w_shape[0] // w.groups
+        blocks = -(-rows // _FLOAT_TILE) * -(-outputs // _FLOAT_TILE)
+        source = with_headers(body, "floating.cuh")
+        return Launch(self.name, source, (blocks, w.groups, 1), 256, _FLOAT_SHARED)
+
+
+@dataclass(frozen=True)
+class WeightOnlyKernel(PlainKernel):
+    """Float activations times integer weights with a scale for each group."""
+
+    @property
+    def _words(self) -> int:
+        return -(-self.workload.w_shape[1] * self.workload.w_bits // 32)
+
+    @property
+    def _group(self) -> int:
+        return self.workload.group_size or self.workload.w_shape[1]
+
+    def pack(
+        self, weight: np.ndarray, bias: np.ndarray, params: tuple[np.ndarray, ...]
+    ) -> list[np.ndarray]:
+        """Codes of a row packed from the lowest bits up, bias, scales, zero points."""
+        bits = self.workload.w_bits
+        codes = np.zeros((len(weight), self._words * 32 // bits), np.uint32)
+        codes[:, : weight.shape[1]] = weight.view(np.uint8) & ((1 << bits) - 1)
+        shift = np.arange(32 // bits, dtype=np.uint32) * bits
+        words = np.bitwise_or.reduce(codes.reshape(len(weight), self._words, -1) << shift, axis=2)
+        return [words.astype("<u4").view(np.int32), bias, *map(np.ascontiguousarray, params)]
+
+    @property
+    def arguments(self) -> Arguments:
+        """``x, weights, bias, scale, [zero_point,] out``."""
+        w = self.workload
+        outputs, depth = w.w_shape
+        groups = (outputs, -(-depth // self._group))
+        return [
+            ("x", w.x_shape, "float32"),
+            ("weights", (outputs, self._words), "int32"),
+            ("bias", (outputs,), "float32"),
+            ("scale", groups, "float32"),
+            *([("zero_point", groups, "int8")] if w.zero_points else []),
+            ("out", w.out_shape, "float32"),
+        ]
+
+    @cached_property
+    def launch(self) -> Launch:
+        """A warp an output channel."""
+        w = self.workload
+        outputs, depth = w.w_shape
+        rows = min(_ROWS, w.x_shape[0])
+        values = {
+            "BATCH": w.x_shape[0],
+            "DEPTH": depth,
+            "OUTPUTS": outputs,
+            "W_BITS": w.w_bits,
+            "GROUP": self._group,
+            "ZERO_POINTS": int(w.zero_points),
+            "ROWS": rows,
+            "THREADS": _THREADS,
+        }
+        zero = "zero_point" if w.zero_points else "nullptr"
+        given = f"x, reinterpret_cast<const unsigned *>(weights), bias, scale, {zero}, out"
+        source = with_headers(self._body("weight_only", values, {}, given), "weight_only.cuh")
+        grid = (-(-outputs // (_THREADS // 32)), -(-w.x_shape[0] // rows), 1)
+        return Launch(self.name, source, grid, _THREADS, 0)
