@@ -10,6 +10,7 @@ from frontend_tools import bindings, run_tvm  # noqa: F401  (registers the lower
 from tvmquant.errors import InputError, ModelError
 from tvmquant.frontend import load_model
 from tvmquant.frontend.torch_model import export_torch, from_torch, is_torch_module
+from tvmquant.passes.batch_norms import find_batch_norms
 
 needs_torch = pytest.mark.skipif(
     importlib.util.find_spec("torch") is None, reason="PyTorch is not installed"
@@ -79,6 +80,7 @@ def test_module_equals_torch_and_keeps_its_mode():
     assert [i.name for i in loaded.inputs] == ["image"]
     assert loaded.output_names == ("output",)
     assert any("features.0/Conv" in name for name, _ in bindings(loaded.mod))
+    assert [norm.mean.shape for norm in find_batch_norms(loaded.mod).values()] == [(8,)]
 
 
 @needs_torch

@@ -1,4 +1,4 @@
-"""Cross-layer equalization and absorption of high biases."""
+"""Cross-layer equalization."""
 
 import numpy as np
 import pytest
@@ -7,7 +7,10 @@ from networks import Net, interpret
 from tvmquant.compiler import quantize
 from tvmquant.frontend import load_model
 from tvmquant.graph import Graph, const_value, name_of
-from tvmquant.passes.equalize import absorb_biases, equalize, find_pairs
+from tvmquant.interpreter import Interpreter
+from tvmquant.passes.batch_norms import ChannelNorm
+from tvmquant.passes.equalize import equalize, equalize_norms, equalized
+from tvmquant.passes.layer_pairs import find_pairs
 from tvmquant.passes.simplify import simplify
 from tvmquant.quant_spec import QuantSpec
 from tvmquant.recipe import Recipe
@@ -16,7 +19,12 @@ from tvmquant.recipe import Recipe
 def chain(activation="Relu", spread=2.0):
     """conv → depthwise → conv → dense, with channels of very different ranges."""
     net = Net()
-    act = (lambda y: net.op(activation, y)) if activation else (lambda y: y)
+
+    def act(y):
+        if activation == "PRelu":
+            return net.op("PRelu", y, net.rng.uniform(0, 0.5, (8, 1, 1)).astype(np.float32))
+        return net.op(activation, y) if activation else y
+
     y = act(net.conv(net.input(1, 4, 8, 8), 4, 8))
     y = act(net.conv(y, 8, 8, group=8))
     y = act(net.conv(y, 8, 8, 1))
@@ -34,7 +42,7 @@ def simplified(model):
     return simplify(load_model(model).mod)
 
 
-@pytest.mark.parametrize("activation", ["Relu", "LeakyRelu", ""])
+@pytest.mark.parametrize("activation", ["Relu", "LeakyRelu", "PRelu", ""])
 def test_outputs_stay_and_ranges_meet(activation):
     net, model = chain(activation)
     mod = simplified(model)
@@ -71,11 +79,11 @@ def test_it_saves_a_network_with_one_scale_per_layer():
     assert error(equalize=True) < 0.5 * error()
 
 
-def test_branches_relu6_and_groups_are_left_alone():
+def test_branches_and_groups_are_left_alone():
     net = Net()
     x = net.input(1, 4, 6, 6)
     y = net.op("Relu", net.conv(x, 4, 4))
-    z = net.op("Clip", net.conv(y, 4, 4), np.float32(0), np.float32(6))
+    z = net.op("Clip", net.conv(y, 4, 4), np.float32(-1), np.float32(6))
     z = net.conv(z, 4, 4)
     w = net.conv(net.op("Relu", z), 4, 4, group=2)
     mod = simplified(net.model(net.op("Add", y, w)))
@@ -94,27 +102,60 @@ def test_dead_channels_stay_finite():
         assert np.isfinite(interpret(mod, list(feeds.values()))[0]).all()
 
 
-def test_high_biases_move_on():
-    net = Net()
-    y = net.conv(net.input(1, 3, 5, 5), 3, 4, name="first")
-    model = net.model(net.conv(net.op("Relu", y), 4, 2, 1))
-    for tensor in model.graph.initializer:
-        if list(tensor.dims) == [4]:
-            tensor.raw_data = np.array([30, 0.1, 40, -5], np.float32).tobytes()
+def relu6_chain():
+    """conv → ReLU6 → depthwise → ReLU6 → conv, with channels of very different ranges."""
+    net = Net(3)
+
+    def act(y):
+        return net.op("Clip", y, np.float32(0), np.float32(6))
+
+    y = act(net.conv(net.input(1, 4, 8, 8), 4, 8, name="first"))
+    y = net.conv(act(net.conv(y, 8, 8, group=8, name="second")), 8, 6, 1)
+    names = [name for name, value in net.constants.items() if value.shape == (8, 4, 3, 3)]
+    factor = np.array([0.01, 0.1, 0.3, 1, 1, 2, 4, 8], np.float32).reshape(-1, 1, 1, 1)
+    net.constants[names[0]] = net.constants[names[0]] * factor
+    return net, simplified(net.model(y))
+
+
+def test_relu6_keeps_its_bound_where_channels_reach_it():
+    net, mod = relu6_chain()
+    batches = [list(feeds.values()) for feeds in net.data(6)]
+    assert [pair.bound for pair in find_pairs(mod)] == [6, 6]
+    assert equalized(mod, {})[1] == {}
+    pair = find_pairs(mod)[0]
+    seen = np.max([interpreted(mod, b)[pair.bias.name].max((0, 1, 2)) for b in batches], 0)
+    assert (seen < 6).any() and (seen > 6).any()
+    out, scales = equalized(mod, {pair.bias.name: seen})
+    assert scales.keys() == {v.name for v in (pair.first, pair.bias, pair.activation)}
+    scale = scales[pair.bias.name]
+    np.testing.assert_allclose(scale[seen >= 6], 1)
+    assert (np.abs(np.log(scale[seen < 6])) > 0.1).any()
+    assert np.all(seen / scale < np.maximum(seen, 6) * 1.001)
+    for batch in batches:
+        (want,), (got,) = (interpret(m, batch) for m in (mod, out))
+        np.testing.assert_allclose(got, want, rtol=1e-3, atol=1e-4 * np.abs(want).max())
+
+
+def interpreted(mod, batch):
+    """All tensors by name."""
+    found = {}
+    Interpreter(mod).run(batch, lambda var, _value, result: found.__setitem__(var.name, result))
+    return found
+
+
+def test_batch_norms_follow_the_scales():
+    net, model = chain()
     mod = simplified(model)
-    out = absorb_biases(mod, [list(feeds.values()) for feeds in net.data(8)])
-    for feeds in net.data(3):
-        (want,), (got,) = (interpret(m, list(feeds.values())) for m in (mod, out))
-        np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-4)
+    batches = [list(feeds.values()) for feeds in net.data(4)]
+    names = [pair.bias.name for pair in find_pairs(mod)]
 
-    def biases(module):
-        return [
-            const_value(v.args[1]).reshape(-1)
-            for _, v in Graph(module).bindings
-            if name_of(v) == "add"
-        ]
+    def statistics(module):
+        runs = [interpreted(module, batch) for batch in batches]
+        stacked = {name: np.concatenate([r[name].reshape(-1, 8) for r in runs]) for name in names}
+        return {name: ChannelNorm(v.mean(0), v.std(0)) for name, v in stacked.items()}
 
-    before, after = biases(mod)[0], biases(out)[0]
-    assert after[0] < 10 and after[2] < 15
-    np.testing.assert_array_equal(after[[1, 3]], before[[1, 3]])
-    assert not np.array_equal(biases(mod)[1], biases(out)[1])
+    out, norms = equalize_norms(mod, {**statistics(mod), "else": ChannelNorm(*np.ones((2, 3)))})
+    for name, want in statistics(out).items():
+        np.testing.assert_allclose(norms[name].mean, want.mean, rtol=1e-3, atol=1e-5)
+        np.testing.assert_allclose(norms[name].std, want.std, rtol=1e-3, atol=1e-5)
+    np.testing.assert_array_equal(norms["else"].mean, np.ones(3))

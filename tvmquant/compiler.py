@@ -26,7 +26,9 @@ from tvmquant.frontend import (
 )
 from tvmquant.layers import describe_layers
 from tvmquant.ops.integer import shape_of
+from tvmquant.passes.batch_norms import find_batch_norms
 from tvmquant.passes.calibrate import Progress
+from tvmquant.passes.correct import wants_corrections
 from tvmquant.passes.pipeline import (
     ANNOTATED,
     is_quantized,
@@ -173,6 +175,8 @@ def quantize(
     loaded = load_model(
         model, input_shapes=input_shapes, sample=source, example_inputs=example_inputs
     )
+    if source is None and wants_corrections(chosen) and find_batch_norms(loaded.mod):
+        chosen = chosen.without_data()
 
     def batches() -> Iterator[list[np.ndarray]]:
         for batch in _batches(source, loaded):

@@ -17,6 +17,7 @@ ESTIMATORS = (
     "aciq",
     "cross_entropy",
     "fixed_point",
+    "batch_norm",
 )
 # At 8 bits; below, the range is searched (``mse``). A percentile of 99.99 was never worse than
 # min-max on the networks at hand and much better where activations have outliers.
@@ -37,7 +38,8 @@ class QuantSpec:
     granularity : str
         ``per_tensor`` (one scale) or ``per_channel`` (one scale an output channel, weights only).
     estimator : str
-        Range estimator by name, see ``tvmquant.calibration``.
+        Range estimator by name, see ``tvmquant.calibration``; ``batch_norm`` (activations only)
+        needs no data, but a model that still has its batch norms.
     """
 
     bits: int = 8

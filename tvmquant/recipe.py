@@ -61,6 +61,9 @@ class Recipe:
         Whether all layers together keep to ``average_bits``, instead of each of them.
     layers : tuple of LayerRule
         Overrides by layer name.
+    input_range : tuple of float or None
+        Smallest and largest value of the network's inputs, where ranges come from batch norms;
+        ``None`` derives it from the first layers.
     """
 
     weights: QuantSpec = field(
@@ -80,6 +83,7 @@ class Recipe:
     average_bits: float | None = None
     share_bits: bool = False
     layers: tuple[LayerRule, ...] = ()
+    input_range: tuple[float, float] | None = None
 
     def __post_init__(self) -> None:
         one_of("requantize", self.requantize, REQUANTIZE)
@@ -116,6 +120,10 @@ class Recipe:
             )
         if self.weights.estimator == "cross_entropy":
             raise RecipeError("weights.estimator: cross_entropy is for logits, use mse")
+        if self.weights.estimator == "batch_norm":
+            raise RecipeError("weights.estimator: batch_norm is for activations, use mse")
+        if self.input_range is not None:
+            object.__setattr__(self, "input_range", _range("input_range", self.input_range))
         if self.activations.granularity != "per_tensor":
             raise RecipeError("activations must be per_tensor: integer kernels need one scale")
 
@@ -146,6 +154,29 @@ class Recipe:
     def with_corrections(self) -> Recipe:
         """Copy that rounds weights by their effect on real data and corrects biases."""
         return replace(self, rounding="gptq", bias_correction="empirical")
+
+    def without_data(self) -> Recipe:
+        """Copy that takes from batch norms what this one would learn from data."""
+        return replace(
+            self,
+            activations=replace(self.activations, estimator="batch_norm"),
+            rounding="nearest",
+            bias_correction="none" if self.bias_correction == "none" else "analytic",
+        )
+
+    @property
+    def needs_data(self) -> bool:
+        """Whether ranges or corrections come from calibration data."""
+        return (
+            self.activations.estimator != "batch_norm"
+            or self.rounding != "nearest"
+            or self.bias_correction == "empirical"
+        )
+
+    @property
+    def needs_batch_norms(self) -> bool:
+        """Whether ranges or corrections come from the model's batch norms."""
+        return self.activations.estimator == "batch_norm" or self.bias_correction == "analytic"
 
     def bits_for(self, name: str, *, first_or_last: bool = False) -> LayerBits:
         """Bits of the layer ``name``."""
@@ -223,3 +254,11 @@ class Recipe:
             return cls.from_json(text)
         except RecipeError as error:
             raise RecipeError(f"{path}: {error}") from None
+
+
+def _range(key: str, value: Any) -> tuple[float, float]:
+    numbers = value if isinstance(value, list | tuple) else ()
+    real = all(isinstance(v, int | float) and not isinstance(v, bool) for v in numbers)
+    if len(numbers) != 2 or not real or not numbers[0] < numbers[1]:
+        raise RecipeError(f"{key} must be two numbers, the smaller first, got {value!r}")
+    return float(numbers[0]), float(numbers[1])

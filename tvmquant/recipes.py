@@ -44,6 +44,10 @@ def _fast(bits: str) -> Recipe:
     )
 
 
+def _data_free(bits: str) -> Recipe:
+    return replace(Recipe.for_bits(bits), equalize=True, bias_correction="analytic").without_data()
+
+
 def _aciq(bits: str) -> Recipe:
     recipe = Recipe.for_bits(bits)
     return replace(
@@ -96,6 +100,12 @@ RECIPES = {
             _standard,
         ),
         NamedRecipe("fast", "min-max ranges, rounding to nearest", "8", _fast),
+        NamedRecipe(
+            "data_free",
+            "from the model's batch norms alone: equalization, absorption, bias correction (DFQ)",
+            "8",
+            _data_free,
+        ),
         NamedRecipe("aciq4", "analytic clipping and bias correction (ACIQ)", "4", _aciq),
         NamedRecipe(
             "tensorrt8", "symmetric, least divergence for activations (TensorRT)", "8", _tensorrt

@@ -55,6 +55,10 @@ def export_torch(module: Any, example_inputs: Sequence[Any] | Any | None) -> Mod
                 output_names=["output"],
                 opset_version=_OPSET,
                 dynamo=False,
+                # The module is in evaluation mode; "preserve" keeps its batch norms, from which
+                # quantization without data takes its ranges. We fold constants ourselves.
+                training=torch.onnx.TrainingMode.PRESERVE,
+                do_constant_folding=False,
             )
     except Exception as error:
         # The exporter passes on whatever the traced code raises.

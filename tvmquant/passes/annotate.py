@@ -195,7 +195,8 @@ class _Annotator:
 
     def _node(self, arg: Any, name: str, bits: int, group: str) -> relax.Call:
         spec = self.recipe.activations
-        estimator = spec.estimator if bits == spec.bits or bits < 8 else ACTIVATION_ESTIMATOR
+        keeps = bits == spec.bits or bits < 8 or spec.estimator == "batch_norm"
+        estimator = spec.estimator if keeps else ACTIVATION_ESTIMATOR
         return observe(
             arg,
             name=name,

@@ -16,10 +16,14 @@ from tvmquant.errors import InputError
 from tvmquant.graph import Graph
 from tvmquant.ops import is_op
 from tvmquant.passes.allocate_bits import allocate_bits
+from tvmquant.passes.absorb import absorb_biases, absorb_norms
 from tvmquant.passes.annotate import annotate
+from tvmquant.passes.batch_norms import find_batch_norms, require_batch_norms
 from tvmquant.passes.calibrate import Progress, calibrate
+from tvmquant.passes.calibrate_analytic import calibrate_analytic
 from tvmquant.passes.correct import correct, sample_limit, wants_corrections
-from tvmquant.passes.equalize import absorb_biases, equalize
+from tvmquant.passes.correct_analytic import correct_analytic
+from tvmquant.passes.equalize import equalize, equalize_norms
 from tvmquant.passes.fuse_additions import fuse_additions
 from tvmquant.passes.lower import lower
 from tvmquant.passes.moves import merge_moves
@@ -57,8 +61,8 @@ def to_qdq(
     mod : tvm.IRModule
     recipe : Recipe
     batches : callable
-        Returns the calibration batches; not called for a model that is quantized already, nor
-        where all activations stay float.
+        Returns the calibration batches; not called for a model that is quantized already, where
+        all activations stay float, nor where batch norms tell all that the recipe asks for.
     progress : callable, optional
         ``(stage, done, total)``.
     total : int
@@ -67,11 +71,17 @@ def to_qdq(
         Whether the batches are data; noise is no reason to round weight-only layers by it.
     """
     _report(progress, "simplify")
+    norms = find_batch_norms(mod) if recipe.needs_batch_norms else {}
     mod = _dump("1_simplify", simplify(mod))
     if is_quantized(mod):
         return mod
+    if recipe.needs_batch_norms:
+        require_batch_norms(norms)
     stream: Iterator[list[np.ndarray]] | None = None
-    if recipe.equalize:
+    if recipe.equalize and norms:
+        mod, norms = absorb_norms(*equalize_norms(mod, norms))
+        _dump("1_equalize", mod)
+    elif recipe.equalize:
         seen, stream = _first(batches())
         mod = _dump("1_equalize", absorb_biases(equalize(mod), seen))
     widths = None
@@ -82,15 +92,22 @@ def to_qdq(
     _report(progress, "annotate")
     annotated = mod = _dump(ANNOTATED, annotate(mod, recipe, widths))
     kept: list[list[np.ndarray]] = []
-    if _is_observed(mod):
+    if recipe.activations.estimator == "batch_norm" and _is_observed(mod):
+        mod = calibrate_analytic(mod, norms, recipe)
+        if wants_corrections(recipe):
+            kept = list(itertools.islice(batches(), sample_limit(annotated)))
+    elif _is_observed(mod):
         limit = sample_limit(mod) if wants_corrections(recipe) else 0
         mod = calibrate(mod, _keeping(stream or batches(), kept, limit), recipe, progress, total)
     elif real_data and wants_corrections(recipe) and is_quantized(quantize_weights(mod, recipe)):
         kept = list(itertools.islice(stream or batches(), sample_limit(mod)))
     mod = _dump("3_calibrate", quantize_weights(mod, recipe))
-    if not kept:
-        return mod
-    return _dump("3_correct", correct(annotated, mod, kept, recipe, progress))
+    if kept:
+        mod = _dump("3_correct", correct(annotated, mod, kept, recipe, progress))
+    if recipe.bias_correction == "analytic":
+        mod = correct_analytic(annotated, mod, norms, recipe.input_range)
+        _dump("3_correct_analytic", mod)
+    return mod
 
 
 def _first(batches: Batches) -> tuple[list[list[np.ndarray]], Iterator[list[np.ndarray]]]:
