@@ -9,13 +9,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tvmquant.errors import RecipeError, TargetError
-from tvmquant.precision import BITS, LayerBits, parse_bits
+from tvmquant.precision import BITS, DYNAMIC_BITS, LayerBits, parse_bits
 from tvmquant.quant_spec import ESTIMATORS, LayerRule, QuantSpec
 from tvmquant.recipe import REQUANTIZE, Recipe
 
 MAYBE_BITS = st.none() | st.sampled_from(BITS)
+STATIC = [name for name in ESTIMATORS if name != "dynamic"]
 SPECS = st.builds(
-    QuantSpec, st.sampled_from(BITS), st.booleans(), estimator=st.sampled_from(ESTIMATORS)
+    QuantSpec, st.sampled_from(BITS), st.booleans(), estimator=st.sampled_from(STATIC)
+) | st.builds(
+    QuantSpec,
+    st.sampled_from(DYNAMIC_BITS),
+    st.booleans(),
+    granularity=st.sampled_from(["per_tensor", "per_row"]),
+    estimator=st.just("dynamic"),
 )
 RULES = st.builds(LayerRule, st.text(max_size=5), MAYBE_BITS, MAYBE_BITS, st.booleans())
 

@@ -18,7 +18,8 @@ from tvmquant.recipes import RECIPES, find_recipe
 def test_each_is_valid_at_any_precision_and_survives_json(name, bits):
     recipe = find_recipe(name, bits)
     assert Recipe.from_json(recipe.to_json()) == recipe
-    wanted = recipe.precision if name == "weight_only" else f"w{bits}a{bits}"
+    own = name in ("weight_only", "dynamic")
+    wanted = recipe.precision if own else f"w{bits}a{bits}"
     if isinstance(bits, int):
         assert recipe.precision == wanted
         assert recipe.weights.bits == bits
@@ -32,6 +33,10 @@ def test_what_they_are_made_of():
     assert find_recipe("fixed_point").requantize == "power_of_two"
     assert find_recipe("weight_only").precision == "w4a16"
     assert find_recipe("weight_only", 8).precision == "w8a16"
+    assert find_recipe("dynamic").precision == "w8a8-dynamic"
+    assert find_recipe("dynamic", 4).precision == "w4a8-dynamic"
+    assert find_recipe("dynamic", "w4a4").precision == "w4a4-dynamic"
+    assert not find_recipe("dynamic").needs_data
 
 
 def test_files_and_mistakes(tmp_path):

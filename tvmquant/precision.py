@@ -11,6 +11,9 @@ BITS = (8, 4, 2, 1)
 # Activations of that many bits stay float; weights then have 8, 4 or 2 bits.
 FLOAT_BITS = (16, 32)
 WEIGHT_ONLY_BITS = (8, 4, 2)
+# Of weights and activations that are quantized at run time.
+DYNAMIC_WEIGHT_BITS = (8, 4, 2)
+DYNAMIC_BITS = (8, 4)
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from tvmquant.plain_data import is_a, one_of
 from tvmquant.precision import BITS, FLOAT_BITS
 
-GRANULARITIES = ("per_tensor", "per_channel")
+GRANULARITIES = ("per_tensor", "per_channel", "per_row")
 ESTIMATORS = (
     "minmax",
     "percentile",
@@ -17,6 +17,7 @@ ESTIMATORS = (
     "aciq",
     "cross_entropy",
     "fixed_point",
+    "dynamic",
     "batch_norm",
 )
 # At 8 bits; below, the range is searched (``mse``). A percentile of 99.99 was never worse than
@@ -36,9 +37,11 @@ class QuantSpec:
     symmetric : bool
         Range symmetric around zero. Weights always are.
     granularity : str
-        ``per_tensor`` (one scale) or ``per_channel`` (one scale an output channel, weights only).
+        ``per_tensor`` (one scale), ``per_channel`` (one scale an output channel, weights only) or
+        ``per_row`` (one scale a row of a matrix product, dynamic activations only).
     estimator : str
-        Range estimator by name, see ``tvmquant.calibration``; ``batch_norm`` (activations only)
+        Range estimator by name, see ``tvmquant.calibration``; ``dynamic`` (activations only) takes
+        the range of each tensor when the network runs; ``batch_norm`` (activations only)
         needs no data, but a model that still has its batch norms.
     """
 

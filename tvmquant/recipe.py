@@ -11,7 +11,15 @@ from typing import Any
 
 from tvmquant.errors import RecipeError
 from tvmquant.plain_data import build, is_a, json_object, one_of
-from tvmquant.precision import BITS, FLOAT_BITS, WEIGHT_ONLY_BITS, LayerBits, parse_bits
+from tvmquant.precision import (
+    BITS,
+    DYNAMIC_BITS,
+    DYNAMIC_WEIGHT_BITS,
+    FLOAT_BITS,
+    WEIGHT_ONLY_BITS,
+    LayerBits,
+    parse_bits,
+)
 from tvmquant.quant_spec import ACTIVATION_ESTIMATOR, WEIGHT_ESTIMATOR, LayerRule, QuantSpec
 
 REQUANTIZE = ("float", "fixed_point", "power_of_two")
@@ -124,8 +132,20 @@ class Recipe:
             raise RecipeError("weights.estimator: batch_norm is for activations, use mse")
         if self.input_range is not None:
             object.__setattr__(self, "input_range", _range("input_range", self.input_range))
-        if self.activations.granularity != "per_tensor":
+        if self.weights.estimator == "dynamic":
+            raise RecipeError("weights.estimator: dynamic is for activations, use minmax or mse")
+        if self.weights.granularity == "per_row":
+            raise RecipeError("weights.granularity must be per_channel or per_tensor")
+        if self.dynamic:
+            _check_dynamic("", self.weights.bits, self.activations.bits)
+        allowed = ("per_tensor", "per_row") if self.dynamic else ("per_tensor",)
+        if self.activations.granularity not in allowed:
             raise RecipeError("activations must be per_tensor: integer kernels need one scale")
+
+    @property
+    def dynamic(self) -> bool:
+        """Whether activations are quantized at run time, by their own range."""
+        return self.activations.estimator == "dynamic"
 
     @classmethod
     def for_bits(cls, bits: int | str, **changes: Any) -> Recipe:
@@ -142,6 +162,8 @@ class Recipe:
         """Copy with other default bits and the range estimators that suit them."""
 
         def spec(old: QuantSpec, bits: int, at_8: str) -> QuantSpec:
+            if old.estimator == "dynamic":
+                return replace(old, bits=bits)
             return replace(old, bits=bits, estimator=at_8 if bits == 8 else "mse")
 
         return replace(
@@ -168,7 +190,7 @@ class Recipe:
     def needs_data(self) -> bool:
         """Whether ranges or corrections come from calibration data."""
         return (
-            self.activations.estimator != "batch_norm"
+            self.activations.estimator not in ("batch_norm", "dynamic")
             or self.rounding != "nearest"
             or self.bias_correction == "empirical"
         )
@@ -198,6 +220,8 @@ class Recipe:
             )
         return decision
 
+        if self.dynamic and decision.quantize and not decision.weight_only:
+            _check_dynamic(f"layer {name}: ", decision.weight_bits, decision.activation_bits)
     def sets_weight_bits(self, name: str) -> bool:
         """Whether a rule sets the bits of the weights of the layer ``name``."""
         return any(
@@ -206,8 +230,9 @@ class Recipe:
 
     @property
     def precision(self) -> str:
-        """Precision name, for example ``w4a8``."""
-        return f"w{self.weights.bits}a{self.activations.bits}"
+        """Precision name, for example ``w4a8`` or ``w8a8-dynamic``."""
+        suffix = "-dynamic" if self.dynamic else ""
+        return f"w{self.weights.bits}a{self.activations.bits}{suffix}"
 
     def to_dict(self) -> dict[str, Any]:
         """Plain dictionaries, as in the JSON file."""
@@ -262,3 +287,11 @@ def _range(key: str, value: Any) -> tuple[float, float]:
     if len(numbers) != 2 or not real or not numbers[0] < numbers[1]:
         raise RecipeError(f"{key} must be two numbers, the smaller first, got {value!r}")
     return float(numbers[0]), float(numbers[1])
+
+
+def _check_dynamic(where: str, weight_bits: int, activation_bits: int) -> None:
+    if weight_bits not in DYNAMIC_WEIGHT_BITS or activation_bits not in DYNAMIC_BITS:
+        raise RecipeError(
+            f"{where}dynamic quantization needs weights of 8, 4 or 2 bits and activations of 8 or "
+            f"4, got w{weight_bits}a{activation_bits}"
+        )

@@ -12,6 +12,7 @@ from tvmquant.errors import ModelError, UnsupportedOperatorError
 from tvmquant.frontend.dtypes import INTEGER_TYPES, IntegerType, type_name
 from tvmquant.frontend.node import NodeView, constant_of, shape_of
 from tvmquant.ops import is_op, waist
+from tvmquant.ops.dynamic import dynamic_quantize
 
 
 def _quantize_linear(node: NodeView) -> relax.Expr:
@@ -53,11 +54,11 @@ def _dequantize_linear(node: NodeView) -> relax.Expr:
 
 def _dynamic_quantize_linear(node: NodeView) -> relax.Expr:
     x = node.inputs[0]
-    params = node.emit(waist.dynamic_quantize_params(x), ".params")
-    scale = node.emit(relax.TupleGetItem(params, 0), ".scale")
-    zero_point = node.emit(relax.TupleGetItem(params, 1), ".zero_point")
-    q = waist.quantize(x, scale, zero_point, bits=8, qmin=0, qmax=255, dtype="uint8")
-    return relax.Tuple([node.emit(q), scale, zero_point])
+    made = node.emit(dynamic_quantize(x), ".dynamic")
+    names = ("", ".scale", ".zero_point")
+    return relax.Tuple(
+        [node.emit(relax.TupleGetItem(made, i), name) for i, name in enumerate(names)]
+    )
 
 
 def transpose_weight(node: NodeView, weight: relax.Expr) -> relax.Expr:

@@ -116,9 +116,23 @@ def _dequantize(args: list, call: relax.Call) -> np.ndarray:
     return reference.dequantize(*args, **_numbers(call, "axis", "block_size"))
 
 
-def _dynamic_params(args: list, call: relax.Call) -> tuple[np.ndarray, np.ndarray]:
-    scale, zero_point = reference.dynamic_quantize_params(args[0])
-    return np.asarray(scale, np.float32), np.asarray(zero_point, np.uint8)
+def _dynamic_quantize(args: list, call: relax.Call) -> tuple[np.ndarray, ...]:
+    flags = {name: bool(call.attrs[name]) for name in ("per_row", "symmetric")}
+    return reference.dynamic_quantize(args[0], **_numbers(call, "bits"), **flags)
+
+
+def _dynamic_conv2d(args: list, call: relax.Call) -> np.ndarray:
+    x, w, zero_point = args
+    return reference.conv2d(
+        x,
+        w,
+        np.zeros(len(w), np.int32),
+        (),
+        **_lists(call, "strides", "padding", "dilation"),
+        **_numbers(call, "groups"),
+        x_zero_point=int(zero_point),
+        requantize_flavour="none",
+    )
 
 
 def _weight_only(args: list, call: relax.Call) -> np.ndarray:
@@ -139,7 +153,9 @@ INTEGER_OPS = {
     "tvmquant.flip_sign": _flip_sign,
     "tvmquant.quantize": _quantize,
     "tvmquant.dequantize": _dequantize,
-    "tvmquant.dynamic_quantize_params": _dynamic_params,
+    "tvmquant.dynamic_quantize": _dynamic_quantize,
+    "tvmquant.dynamic_conv2d": _dynamic_conv2d,
+    "tvmquant.dynamic_rescale": lambda args, call: reference.dynamic_rescale(*args),
     "tvmquant.observe": lambda args, call: args[0],
     "tvmquant.observe_weight": lambda args, call: args[0],
 }

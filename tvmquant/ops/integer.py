@@ -55,7 +55,8 @@ def _typed(shape_rule: Callable[[Any], Sequence[int]]) -> Callable[[Any, Any], r
     return infer
 
 
-def _conv2d_shape(call: relax.Call) -> list[int]:
+def conv2d_shape(call: relax.Call) -> list[int]:
+    """Output shape of a channels-last convolution."""
     n, h, w, _ = shape_of(call.args[0])
     o, kh, kw, _ = shape_of(call.args[1])
     attrs = call.attrs
@@ -129,7 +130,7 @@ def _infer_packed(call: relax.Call, _bb: Any) -> relax.TensorType:
     return relax.TensorType(ints(call.attrs["out_shape"]), str(call.attrs["out_dtype"]))
 
 
-register("tvmquant.conv2d", -1, _typed(_conv2d_shape))
+register("tvmquant.conv2d", -1, _typed(conv2d_shape))
 register("tvmquant.matmul", -1, _typed(_matmul_shape))
 register("tvmquant.batch_matmul", -1, _typed(_batch_matmul_shape))
 register("tvmquant.add", -1, _typed(_elementwise_shape))

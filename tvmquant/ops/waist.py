@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from typing import Any
 
 from tvm import relax
-from tvm.ir import TupleType
 
 from tvmquant.ops.registry import make_call, register
 
@@ -27,15 +26,10 @@ def _infer_same(call: relax.Call, _bb: Any) -> relax.TensorType:
     return call.args[0].ty
 
 
-def _infer_params(_call: relax.Call, _bb: Any) -> TupleType:
-    return TupleType([relax.TensorType([], "float32"), relax.TensorType([], "uint8")])
-
-
 register("tvmquant.quantize", 3, _infer_quantize)
 register("tvmquant.dequantize", 3, _infer_dequantize)
 register("tvmquant.observe", 1, _infer_same)
 register("tvmquant.observe_weight", 1, _infer_same)
-register("tvmquant.dynamic_quantize_params", 1, _infer_params)
 
 
 def quantize(
@@ -141,8 +135,3 @@ def observe_weight(
 def channel_bits(node: relax.Call) -> list[int]:
     """Bits of every output channel of a weight's node, empty where they are all the same."""
     return [int(bits) for bits in node.attrs.get("channel_bits", ())]
-
-
-def dynamic_quantize_params(x: relax.Expr) -> relax.Call:
-    """Scale (float32 scalar) and zero point (uint8 scalar) of ``x`` at run time."""
-    return make_call("tvmquant.dynamic_quantize_params", [x])

@@ -10,7 +10,9 @@ from tvm import relax
 
 from tvmquant.graph import Builder, Graph, rewrite
 from tvmquant.ops import is_op
+from tvmquant.ops.dynamic import DYNAMIC_QUANTIZE
 from tvmquant.ops.integer import ints
+from tvmquant.passes.plain_names import plain_names
 from tvmquant.passes.schedule import ScheduleFunctions
 from tvmquant.schedules.compute import legalize_ops
 from tvmquant.schedules.selection import KernelTable, expansion_of
@@ -43,15 +45,16 @@ def lower(mod: tvm.IRModule, kernels: KernelTable) -> tvm.IRModule:
 def fuse(mod: tvm.IRModule, kernels: KernelTable) -> tvm.IRModule:
     """As :func:`lower`, but light operators are not scheduled yet."""
     caller = _Caller(kernels)
-    mod = caller.run(mod)
+    mod = caller.run(plain_names(mod) if kernels.device.cuda else mod)
     entries = [gv.name_hint for gv, f in mod.functions.items() if isinstance(f, relax.Function)]
     transform = relax.transform
     with kernels.device.target:
         mod = tvm.transform.Sequential(
             [
                 relax.backend.DispatchSortScan(),  # sorting and cumulative sums
-                legalize_ops(),
+                legalize_ops(DYNAMIC_QUANTIZE),
                 transform.RewriteDataflowReshape(),
+                legalize_ops(),  # a kernel of one input, at which the pass before fails
                 transform.AnnotateTIROpPattern(),
                 transform.FuseOps(),
                 transform.FuseTIR(),

@@ -16,6 +16,7 @@ from tvm import relax
 
 from tvmquant.graph import Builder, const_value, is_const, name_of, rewrite
 from tvmquant.ops import is_op, make_call
+from tvmquant.ops.dynamic import DYNAMIC_CONV2D, padding_info
 from tvmquant.ops.integer import ints, shape_of
 from tvmquant.ops.weight_only import WEIGHT_ONLY
 from tvmquant.passes.fold_affine import per_channel
@@ -50,6 +51,8 @@ class _Packer:
     def visit(self, builder: Builder, var: relax.Var, value: Any) -> Any:
         if is_op(value, "tvmquant.conv2d", "tvmquant.matmul"):
             return self._integer(builder, value)
+        if is_op(value, DYNAMIC_CONV2D):
+            return self._dynamic_conv2d(builder, value)
         if is_op(value, WEIGHT_ONLY):
             return self._weight_only(builder, value)
         kind = name_of(value)
@@ -63,6 +66,26 @@ class _Packer:
         if kind == "add":
             return self._float_bias(builder, var.name, value)
         return None
+
+    def _dynamic_conv2d(self, builder: Builder, call: relax.Call) -> Any:
+        x, weight_const, zero_point = call.args
+        weight = const_value(weight_const)
+        x_bits, w_bits = int(call.attrs["x_bits"]), int(call.attrs["w_bits"])
+        common = {
+            "x_bits": x_bits,
+            "w_bits": w_bits,
+            "requantize": "none",
+            "no_saturation": w_bits == 8 and cannot_saturate(weight, x_bits),
+        }
+        if _may_be_winograd(weight, call.attrs):
+            common["max_abs_sum"] = weight_bound(weight)
+        workload = _conv_workload("conv2d", shape_of(x), weight, call, common)
+        name, bias = str(call.attrs["name"]), np.zeros(len(weight), np.int32)
+        if any(workload.padding):
+            qinfo = builder.emit(padding_info(zero_point), f"{name}/qinfo")
+        else:
+            qinfo = np.array([0, 0, 0, 255], np.int32)
+        return self._packed(builder, x, workload, name, weight, bias, (), qinfo, shape_of(call))
 
     def _integer(self, builder: Builder, call: relax.Call) -> Any:
         x, weight_const, bias_const, *param_consts = call.args
@@ -135,19 +158,19 @@ class _Packer:
         weight: np.ndarray,
         bias: np.ndarray,
         params: tuple[np.ndarray, ...],
-        qinfo: np.ndarray | None,
+        qinfo: np.ndarray | relax.Var | None,
         out_shape: list[int],
     ) -> Any:
         kernel = self.kernels[workload]
-        arrays = kernel.pack(weight, bias, params)
+        constants = [relax.const(array) for array in kernel.pack(weight, bias, params)]
         if qinfo is not None:
-            arrays = [*arrays, qinfo]
+            constants.append(qinfo if isinstance(qinfo, relax.Var) else relax.const(qinfo))
         flat = workload.op.startswith("matmul") and len(out_shape) != 2
         if flat:
             x = builder.emit(relax.op.reshape(x, list(workload.x_shape)), f"{name}/rows")
         call = make_call(
             "tvmquant.packed",
-            [x, *map(relax.const, arrays)],
+            [x, *constants],
             op=workload.op,
             kernel=label_of(kernel),
             note=self.kernels.note(workload),

@@ -24,6 +24,7 @@ from tvmquant.passes.calibrate_analytic import calibrate_analytic
 from tvmquant.passes.correct import correct, sample_limit, wants_corrections
 from tvmquant.passes.correct_analytic import correct_analytic
 from tvmquant.passes.equalize import equalize, equalize_norms
+from tvmquant.passes.dynamic import quantize_dynamically
 from tvmquant.passes.fuse_additions import fuse_additions
 from tvmquant.passes.lower import lower
 from tvmquant.passes.moves import merge_moves
@@ -101,7 +102,7 @@ def to_qdq(
         mod = calibrate(mod, _keeping(stream or batches(), kept, limit), recipe, progress, total)
     elif real_data and wants_corrections(recipe) and is_quantized(quantize_weights(mod, recipe)):
         kept = list(itertools.islice(stream or batches(), sample_limit(mod)))
-    mod = _dump("3_calibrate", quantize_weights(mod, recipe))
+    mod = _dump("3_calibrate", quantize_weights(quantize_dynamically(mod, recipe), recipe))
     if kept:
         mod = _dump("3_correct", correct(annotated, mod, kept, recipe, progress))
     if recipe.bias_correction == "analytic":

@@ -17,7 +17,13 @@ from tvm import relax
 
 from tvmquant.graph import Builder, const_value, name_of, rewrite
 from tvmquant.ops import is_op, make_call
+from tvmquant.ops.dynamic import DYNAMIC_RESCALE
 from tvmquant.passes.quantized import MOVES, Quantized, move, move_integers, moved_tensors
+from tvmquant.passes.realize_dynamic import (
+    dynamic_accumulator,
+    fold_dynamic_bias,
+    lower_dynamic,
+)
 from tvmquant.passes.realize_light import lower_binary, lower_pool, lower_table
 from tvmquant.passes.realize_linear import (
     LINEAR_OPS,
@@ -72,14 +78,19 @@ class _Realizer:
             if moved is not None:
                 return self._remember(builder, moved, value)
         if name == "nn.conv2d":
-            return lower_conv2d(builder, self.known, value, var.name)
+            made = lower_conv2d(builder, self.known, value, var.name)
+            return made if made is not None else lower_dynamic(builder, value, var.name)
         if name == "matmul":
             made = lower_matmul(builder, self.known, value, var.name)
             if made is None:
                 made = lower_bmm(builder, self.known, value, var.name)
+            if made is None:
+                made = lower_dynamic(builder, value, var.name)
             return made if made is not None else lower_weight_only(builder, value, var.name)
         if name == "add":
             made = fold_bias(builder, self.known, value, var.name)
+            if made is None:
+                made = fold_dynamic_bias(builder, value)
             return made if made is not None else fold_weight_only_bias(builder, value)
         if name == "multiply":
             return fold_scale(builder, value)
@@ -105,6 +116,8 @@ class _Realizer:
     def _accumulator(self, builder: Builder, value: relax.Call) -> Any:
         """``astype(int32)`` of an exact integer product (ConvInteger, MatMulInteger)."""
         source = builder.value(value.args[0])
+        if is_op(source, DYNAMIC_RESCALE):
+            return dynamic_accumulator(builder, value)
         if not is_op(source, *LINEAR_OPS) or str(source.attrs["requantize"]) != "dequantize":
             return None
         params = const_value(source.args[-1])

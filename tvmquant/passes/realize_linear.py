@@ -21,7 +21,9 @@ Known = dict[relax.Var, Quantized]
 BIAS_LIMIT = 2.0**30
 
 
-def _weights(builder: Builder, expr: Any, axis: int) -> tuple[np.ndarray, np.ndarray, int] | None:
+def dequantized_weight(
+    builder: Builder, expr: Any, axis: int
+) -> tuple[np.ndarray, np.ndarray, int] | None:
     """Signed 8-bit weights, their float64 scales (``[1]`` or ``[O]``) and bits.
 
     Weights with a zero point are accepted when moving them by it keeps them in int8.
@@ -81,7 +83,7 @@ def _linear_call(
 def lower_conv2d(builder: Builder, known: Known, call: relax.Call, name: str) -> Any:
     """``conv2d(dequantize(x), dequantize(w))`` → ``tvmquant.conv2d``."""
     x = known.get(call.args[0])
-    weights = _weights(builder, call.args[1], axis=0)
+    weights = dequantized_weight(builder, call.args[1], axis=0)
     if x is None or weights is None or str(call.attrs["data_layout"]) != "NHWC":
         return None
     attrs = {key: ints(call.attrs[key]) for key in ("strides", "padding", "dilation")}
@@ -94,7 +96,7 @@ def lower_matmul(builder: Builder, known: Known, call: relax.Call, name: str) ->
     x = known.get(call.args[0])
     if x is None or len(shape_of(call.args[1])) != 2 or len(shape_of(call.args[0])) < 2:
         return None
-    weights = _weights(builder, call.args[1], axis=1)
+    weights = dequantized_weight(builder, call.args[1], axis=1)
     if weights is None:
         return None
     q, scale, bits = weights

@@ -90,12 +90,13 @@ class Regions:
             return ("move", var) if name == "split" else ("float", var)
         if is_linear(value):
             layer = self.recipe.bits_for(var.name)
-            if not layer.quantize or layer.weight_only:
+            if not layer.quantize or layer.weight_only or self.recipe.dynamic:
                 return "float", var
             return ("raw" if self._has_bias(var) else "linear"), var
         if name == "matmul":
             both = all(isinstance(a, relax.Var) for a in value.args)
             both = both and self.recipe.activations.bits not in FLOAT_BITS
+            both = both and not self.recipe.dynamic
             return ("bmm" if both else "float"), var
         if name in _POOLS:
             return "pool", var

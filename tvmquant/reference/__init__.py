@@ -5,12 +5,12 @@ Every kernel on every device must equal these functions bit for bit. Activations
 are channels-last.
 """
 
+from tvmquant.reference.dynamic import dynamic_quantize, dynamic_rescale
 from tvmquant.reference.elementwise import add, lut, multiply
 from tvmquant.reference.linear import batch_matmul, conv2d, matmul
 from tvmquant.reference.pooling import avg_pool2d, max_pool2d, mean
 from tvmquant.reference.quantize import (
     dequantize,
-    dynamic_quantize_params,
     pack_bits,
     quantize,
     unpack_bits,
@@ -25,7 +25,8 @@ __all__ = [
     "batch_matmul",
     "conv2d",
     "dequantize",
-    "dynamic_quantize_params",
+    "dynamic_quantize",
+    "dynamic_rescale",
     "lut",
     "make_requantize_params",
     "matmul",

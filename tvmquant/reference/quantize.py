@@ -68,17 +68,6 @@ def dequantize(
     return (q.astype(np.int32) - z).astype(np.float32) * s
 
 
-def dynamic_quantize_params(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Scale (float32) and zero point (uint8) of ONNX ``DynamicQuantizeLinear``."""
-    low = np.minimum(np.float32(0), x.min()).astype(np.float32)
-    high = np.maximum(np.float32(0), x.max()).astype(np.float32)
-    scale = ((high - low) / np.float32(255)).astype(np.float32)
-    if scale == 0:
-        return np.float32(1), np.uint8(0)
-    zero_point = np.clip(np.rint(-low / scale), 0, 255).astype(np.uint8)
-    return scale, zero_point
-
-
 def pack_bits(codes: np.ndarray, bits: int) -> np.ndarray:
     """Pack unsigned codes below ``2**bits`` along the last axis into uint8, first code lowest.
 

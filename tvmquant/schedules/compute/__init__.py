@@ -10,6 +10,7 @@ from tvm import relax
 
 from tvmquant.schedules.compute import (
     batch_matmul,
+    dynamic,
     elementwise,
     exponential,
     pooling,
@@ -22,6 +23,7 @@ from tvmquant.schedules.compute.requantize import OutputSpec, requantize_te
 __all__ = [
     "OutputSpec",
     "batch_matmul",
+    "dynamic",
     "elementwise",
     "exponential",
     "legalize_ops",
@@ -33,13 +35,17 @@ __all__ = [
 ]
 
 
-def legalize_ops() -> tvm.transform.Pass:
-    """``LegalizeOps`` with lowerings in place of TVM's own: nearest resize, softmax, sigmoid."""
+def legalize_ops(*skipped: str) -> tvm.transform.Pass:
+    """``LegalizeOps`` with lowerings in place of TVM's own: nearest resize, softmax, sigmoid.
+
+    Operators named in ``skipped`` are left for a later call.
+    """
     return relax.transform.LegalizeOps(
         {
             resize.RESIZE: resize.legalize_resize2d,
             softmax.SOFTMAX: softmax.legalize_softmax,
             **exponential.LOWERINGS,
         },
+        skip_ops=list(skipped),
         enable_warning=False,
     )

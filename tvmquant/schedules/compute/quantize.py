@@ -1,4 +1,4 @@
-"""Quantize, dequantize and the run-time parameters of dynamic quantization."""
+"""Quantize and dequantize."""
 
 from __future__ import annotations
 
@@ -49,32 +49,6 @@ def dequantize_te(
     return te.compute(q.shape, element, name="dequantize")
 
 
-def dynamic_quantize_params_te(x: te.Tensor) -> list[te.Tensor]:
-    """Scale and zero point, see :func:`tvmquant.reference.dynamic_quantize_params`."""
-    zero = tirx.const(0, "float32")
-
-    def extreme(reducer: Any, name: str) -> te.Tensor:
-        axes = [te.reduce_axis((0, dim), name=f"r{i}") for i, dim in enumerate(x.shape)]
-        # A scalar has no axis to reduce over.
-        return te.compute((), lambda: reducer(x(*axes), axis=axes) if axes else x(), name=name)
-
-    low, high = extreme(te.min, "low"), extreme(te.max, "high")
-
-    def span() -> Any:
-        return (tirx.max(high(), zero) - tirx.min(low(), zero)) / tirx.const(255, "float32")
-
-    def zero_point() -> Any:
-        # A constant tensor has span 0: the divisor is replaced so that nothing divides by 0.
-        safe = tirx.Select(span() == zero, tirx.const(1, "float32"), span())
-        point = tirx.nearbyint((zero - tirx.min(low(), zero)) / safe)
-        return clip(point, zero, tirx.const(255, "float32")).astype("int32").astype("uint8")
-
-    def scale() -> Any:
-        return tirx.Select(span() == zero, tirx.const(1, "float32"), span())
-
-    return [te.compute((), scale, name="scale"), te.compute((), zero_point, name="zero_point")]
-
-
 def _param(param: Any, index: Sequence[Any], axis: int, block_size: int) -> Any:
     """Scale or zero point of the element ``index``: scalar, along ``axis``, or blocked."""
     if not isinstance(param, te.Tensor):
@@ -117,8 +91,3 @@ def _legalize_dequantize(bb: relax.BlockBuilder, call: relax.Call) -> relax.Expr
         return dequantize_te(q, scale, zero_point, **grouping)
 
     return emit(bb, "dequantize", definition, call.args)
-
-
-@legalizes("tvmquant.dynamic_quantize_params")
-def _legalize_dynamic(bb: relax.BlockBuilder, call: relax.Call) -> relax.Expr:
-    return emit(bb, "dynamic_quantize_params", dynamic_quantize_params_te, call.args)
