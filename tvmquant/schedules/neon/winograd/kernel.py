@@ -11,7 +11,7 @@ from tvm import tirx
 from tvmquant.schedules.linear.packing import pack_outputs
 from tvmquant.schedules.neon.direct import direct
 from tvmquant.schedules.neon.winograd.emit import emit_prim_func
-from tvmquant.schedules.neon.winograd.plan import METHODS, Plan, method, space
+from tvmquant.schedules.neon.winograd.plan import Plan, cycles, method, methods, space
 from tvmquant.schedules.registry import register_rule
 from tvmquant.schedules.space import Config, ConfigError, integers
 from tvmquant.schedules.winograd.expand import make_expansion
@@ -21,8 +21,6 @@ from tvmquant.targets.device import Device
 
 # The direct kernel needs no memory for transformed weights: it wins where it is nearly as fast.
 _GAIN = 1.1
-# On processors with dot products a multiplication of words takes as long as two of those.
-_SLOW = 2.0
 
 
 @dataclass(frozen=True)
@@ -33,9 +31,12 @@ class NeonWinogradKernel:
     ----------
     plan : Plan
         Everything that decides the code.
+    isa : str
+        ``neon``, ``neon_dotprod`` or ``neon_i8mm``.
     """
 
     plan: Plan
+    isa: str = "neon"
 
     @property
     def workload(self) -> Workload:
@@ -97,7 +98,7 @@ class NeonWinogradKernel:
 
     @cached_property
     def _space(self) -> dict[tuple[object, ...], Plan]:
-        plans = [self.plan, *space(self.workload)]
+        plans = [self.plan, *space(self.workload, self.isa)]
         return {tuple(_config(plan).values()): plan for plan in plans}
 
     def configs(self) -> list[Config]:
@@ -110,14 +111,15 @@ class NeonWinogradKernel:
         kind = str(numbers.pop("sums", ""))
         names = [name for name in _config(self.plan) if name != "sums"]
         size, rows, vectors, block = integers(numbers, *names)
-        smallest = method(self.workload, size, kind) if (size, kind) in METHODS else None
+        known = (size, kind) in methods(self.isa)
+        smallest = method(self.workload, size, kind) if known else None
         if smallest is None or block % rows:
             raise ConfigError(f"{self.name} cannot have the sizes {dict(config)}")
         return replace(self, plan=replace(smallest, rows=rows, vectors=vectors, block=block))
 
     def estimate(self, config: Config) -> float:
         """Cost that the model expects."""
-        return self.with_config(config).plan.cost
+        return cycles(self.with_config(config).plan, self.isa)
 
 
 def _config(plan: Plan) -> Config:
@@ -134,9 +136,7 @@ def _config(plan: Plan) -> Config:
 def winograd(workload: Workload, device: Device) -> NeonWinogradKernel | None:
     """The Winograd kernel where it is proven exact and expected to be faster."""
     other = direct(workload, device)
-    plans = space(workload) if other is not None else []
-    if not plans:
+    plans = space(workload, device.isa) if other is not None else []
+    if not plans or cycles(plans[0], device.isa) * _GAIN >= other.cost:
         return None
-    gain = _GAIN * (1.0 if device.isa == "neon" else _SLOW)
-    worthwhile = plans[0].cost * gain < other.cost
-    return NeonWinogradKernel(plans[0]) if worthwhile else None
+    return NeonWinogradKernel(plans[0], device.isa)

@@ -3,7 +3,9 @@
 *Long* sums are int32 (``smlal``). *Half* sums are int16 (``mla``, twice the products an
 instruction): arithmetic modulo 2**16, the odd part of the scale undone by its inverse, is exact
 where the outputs of a chunk of the input channels, times the power of two of the scale, fit into
-int16 once they are centred. Several chunks are added in int32.
+int16 once they are centred. Several chunks are added in int32. *Byte* sums are half sums of
+products of bytes (``smlal``), and where there are dot products, *dot* sums are those of four bytes
+(``sdot``), in int32 and stored as int16 under the same condition, else as *dot32*.
 """
 
 from __future__ import annotations
@@ -11,7 +13,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import ClassVar
 
 import numpy as np
 
@@ -23,9 +24,11 @@ from tvmquant.schedules.winograd.packing import pack_biases
 from tvmquant.schedules.winograd.plan import Plan as _Plan
 from tvmquant.schedules.workload import Workload
 
-METHODS = tuple((size, kind) for kind in ("byte", "half", "long") for size in (2, 3, 4))
+_DOTS = ("dot", "dot32")
 # A multiplication that keeps the width of its operands takes two cycles, one that widens takes one.
 _MLA = 2.0
+# On processors with dot products a multiplication of words takes as long as two of those.
+_SLOW = 2.0
 _BLOCK_BYTES = 512 << 10
 _REGISTERS = 32
 # Only sixteen registers can be multiplied by one of their lanes.
@@ -45,34 +48,60 @@ class Operands:
     Attributes
     ----------
     name : str
-        ``long``, ``half``, or ``byte`` for half sums of products of bytes.
+        ``long``, ``half``, ``byte``, ``dot`` or ``dot32``.
     """
 
     name: str
 
-    step: ClassVar[int] = 1
-    flush: ClassVar[int] = 8
-    unit: ClassVar[int] = 8
+    @property
+    def dot(self) -> bool:
+        """Whether four channels are multiplied at once."""
+        return self.name in _DOTS
+
+    @property
+    def step(self) -> int:
+        """Channels that are multiplied at once."""
+        return 4 if self.dot else 1
+
+    @property
+    def flush(self) -> int:
+        """Steps of a turn."""
+        return 4 if self.dot else 8
+
+    @property
+    def unit(self) -> int:
+        """Channels of a turn."""
+        return self.step * self.flush
 
     @property
     def byte(self) -> bool:
         """Whether transformed values are bytes."""
-        return self.name == "byte"
+        return self.name == "byte" or self.dot
 
     @property
     def half(self) -> bool:
-        """Whether sums are int16."""
-        return self.name != "long"
+        """Whether sums are stored as int16."""
+        return self.name not in ("long", "dot32")
 
     @property
     def sum_dtype(self) -> str:
-        """Type of the sums."""
+        """Type of the sums in memory."""
         return "int16" if self.half else "int32"
 
     @property
     def sum_lanes(self) -> int:
-        """Sums in a register."""
+        """Sums in a vector from memory."""
         return 8 if self.half else 4
+
+    @property
+    def register_dtype(self) -> str:
+        """Type of the sums while they are added."""
+        return "int32" if self.dot else self.sum_dtype
+
+    @property
+    def register_lanes(self) -> int:
+        """Sums in a register."""
+        return 4 if self.register_dtype == "int32" else 8
 
     @property
     def dtype(self) -> str:
@@ -87,17 +116,17 @@ class Operands:
     @property
     def lanes(self) -> int:
         """Output channels of a vector of weights."""
-        return 16 if self.byte else 8
+        return self.width // self.step
 
     @property
     def width(self) -> int:
         """Elements of a vector of weights or of activations that are transformed."""
-        return self.lanes
+        return 16 if self.byte else 8
 
     @property
     def sums(self) -> int:
         """Registers of sums of a vector of weights."""
-        return self.lanes // self.sum_lanes
+        return self.lanes // self.register_lanes
 
 
 @dataclass(frozen=True)
@@ -107,7 +136,7 @@ class Plan(_Plan):
     Attributes
     ----------
     chunk : int
-        Turns (of eight input channels) whose sums are transformed back together.
+        Turns of the input channels whose sums are transformed back together.
     """
 
     operands: Operands  # type: ignore[assignment]
@@ -161,7 +190,8 @@ class Plan(_Plan):
         operands, rows, vectors = self.operands, self.rows, self.vectors
         size, positions = self.algorithm.size, self.algorithm.positions
         sums = rows * vectors * operands.sums
-        turn = 8 * (sums * multiplication + vectors / 2 + rows * operands.byte) + rows + 4
+        copies = rows * (operands.name == "byte")
+        turn = operands.flush * (sums * multiplication + vectors / 2 + copies) + rows + 4
         full, rest = divmod(self.tiles, self.block)
         groups = full * (self.block // rows) + math.ceil(rest / rows)
         if self.blocks == 1:
@@ -178,6 +208,12 @@ class Plan(_Plan):
         return products + self.tiles * (per_input + self.channel_blocks * per_output)
 
 
+def methods(isa: str) -> list[tuple[int, str]]:
+    """Sizes of tiles and kinds of sums that an instruction set has."""
+    kinds = ("byte", "half", "long") if isa == "neon" else ("byte", "half", "long", *_DOTS)
+    return [(size, kind) for kind in kinds for size in (2, 3, 4)]
+
+
 def method(workload: Workload, size: int, kind: str) -> Plan | None:
     """The smallest plan for a tile size and kind of sums, None if it is not proven exact."""
     if not applies(workload):
@@ -185,23 +221,23 @@ def method(workload: Workload, size: int, kind: str) -> Plan | None:
     operands = Operands(kind)
     algorithm = (SMALL_ALGORITHMS if operands.byte else ALGORITHMS)[size]
     plan = Plan(workload, algorithm, operands, 1, 1, 1, 1)
-    if not operands.half:
-        fits = outputs_fit(workload, algorithm) and Ranges.of(workload, algorithm).fit_words
-        return replace(plan, chunk=plan.turns) if fits else None
     ranges = Ranges.of(workload, algorithm)
     top = max(-int(ranges.x_low.min()) - 1, int(ranges.x_high.max()), int(ranges.w_size.max()))
     if operands.byte and top > 127:
         return None
-    chunk = _longest_chunk(workload, algorithm, plan.turns)
+    if not operands.half:
+        fits = outputs_fit(workload, algorithm) and ranges.fit_words
+        return replace(plan, chunk=plan.turns) if fits else None
+    chunk = _longest_chunk(workload, algorithm, plan.turns, operands.unit)
     return replace(plan, chunk=chunk) if chunk else None
 
 
-def _longest_chunk(workload: Workload, algorithm: Algorithm, turns: int) -> int:
+def _longest_chunk(workload: Workload, algorithm: Algorithm, turns: int, unit: int) -> int:
     """Turns whose outputs are proven to fit, 0 if not even one's are."""
     x_max = (1 << workload.x_bits) - 1
     found = 0
     for chunk in range(1, turns + 1):
-        channels = min(chunk * Operands.unit, workload.x_shape[3])
+        channels = min(chunk * unit, workload.x_shape[3])
         bound = 9 * channels * largest_weight(workload.w_bits)
         if workload.max_abs_sum is not None:
             bound = min(bound, workload.max_abs_sum)
@@ -218,7 +254,9 @@ def variants(smallest: Plan) -> Iterator[Plan]:
         for rows in range(1, _MAX_ROWS + 1):
             operands = smallest.operands
             sums = rows * vectors * operands.sums
-            if sums + rows + vectors + 2 * operands.byte <= _REGISTERS:
+            more = 2 * (operands.name == "byte")
+            whole = vectors * operands.lanes % operands.sum_lanes == 0
+            if whole and sums + rows + vectors + more <= _REGISTERS:
                 yield blocked(smallest, rows, vectors)
 
 
@@ -232,8 +270,14 @@ def blocked(smallest: Plan, rows: int, vectors: int, size: int = _BLOCK_BYTES) -
     return replace(plan, block=-(-even // rows) * rows)
 
 
-def space(workload: Workload) -> list[Plan]:
+def cycles(plan: Plan, isa: str) -> float:
+    """Cost of a plan next to that of other kernels of the same processor."""
+    return plan.cost * (1.0 if isa == "neon" or plan.operands.dot else _SLOW)
+
+
+def space(workload: Workload, isa: str) -> list[Plan]:
     """Plans worth measuring, those with the lowest expected cost first."""
-    proven = [method(workload, *which) for which in METHODS]
+    proven = [method(workload, *which) for which in methods(isa)]
     plans = {plan for smallest in proven if smallest for plan in variants(smallest)}
-    return sorted(plans, key=lambda p: (p.cost, p.rows, p.vectors, p.block))[:_MAX_TRIED]
+    order = sorted(plans, key=lambda p: (cycles(p, isa), p.rows, p.vectors, p.block))
+    return order[:_MAX_TRIED]

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 
 from tvm.tirx.script import builder as T
 
-from tvmquant.schedules.linear.tir import Expr, Register, cast, i64, load, splat, store
+from tvmquant.schedules.linear.tir import Expr, Register, bits_as, cast, i64, load, splat, store
 from tvmquant.schedules.neon.vectors import (
+    dot,
     lane,
     multiply_half,
     multiply_long,
@@ -57,7 +58,7 @@ class Products:
 
     def _block(self, x_at: Expr, w_at: Expr, out_at: Expr, turns: Expr, rows: int) -> None:
         plan, operands = self.plan, self.plan.operands
-        dtype, lanes, pieces = operands.sum_dtype, operands.sum_lanes, operands.sums
+        dtype, lanes, pieces = operands.register_dtype, operands.register_lanes, operands.sums
         sums = [
             [[Register(dtype, lanes) for _ in range(pieces)] for _ in range(plan.vectors)]
             for _ in range(rows)
@@ -69,7 +70,7 @@ class Products:
         def emit_turn(turn: Expr) -> None:
             w, x = T.bind(w_at + turn * (plan.lanes * unit)), T.bind(x_at + turn * unit)
             xs = [T.bind(load(self.x, x + r * plan.depth, unit)) for r in range(rows)]
-            for index in range(unit):
+            for index in range(operands.flush):
                 weights = [
                     T.bind(
                         load(
@@ -80,11 +81,14 @@ class Products:
                 ]
                 for row, value in zip(sums, xs):
                     factor = None
-                    if operands.byte:
+                    if operands.name == "byte":
                         both = pick(value, value, [index] * 16)
                         factor = T.bind(cast("int8", 16, both))
                     for registers, weight in zip(row, weights):
-                        if factor is not None:
+                        if operands.dot:
+                            (register,) = registers
+                            register.set(dot(register.get(), weight, value, index))
+                        elif factor is not None:
                             _multiply_bytes(registers, weight, factor)
                         else:
                             _multiply(registers, weight, value, index)
@@ -94,10 +98,18 @@ class Products:
         with T.serial(turns - 1) as turn:
             emit_turn(turn + 1)
         for r, row in enumerate(sums):
-            for v, registers in enumerate(row):
-                for i, register in enumerate(registers):
-                    at = out_at + (r * plan.lanes + operands.lanes * v + lanes * i)
-                    store(self.out, register.get(), at, lanes)
+            values = [register.get() for registers in row for register in registers]
+            if lanes < operands.sum_lanes:
+                values = [_low_halves(a, b) for a, b in zip(values[::2], values[1::2])]
+            for i, value in enumerate(values):
+                at = out_at + (r * plan.lanes + operands.sum_lanes * i)
+                store(self.out, value, at, operands.sum_lanes)
+
+
+def _low_halves(a: Expr, b: Expr) -> Expr:
+    """int16x8 of the low halves of two int32x4."""
+    a, b = (T.bind(bits_as("int16", 8, value)) for value in (a, b))
+    return pick(a, b, list(range(0, 16, 2)))
 
 
 def _multiply(registers: list[Register], weight: Expr, x: Expr, index: int) -> None:
