@@ -47,6 +47,13 @@ SHAPES = [
 ]
 
 
+def every_step(workload, isa):
+    """Kernels of a workload with each of the instruction set's steps."""
+    kernel = depthwise(workload, arm_device(isa))
+    steps = sorted({config["step"] for config in kernel.configs()})
+    return [replace(kernel, step_name=name) for name in steps]
+
+
 def check(isa, kernels, folder, seed=0, extreme=False):
     """Run all kernels in one program."""
     program, wanted = Program(isa), {}
@@ -85,7 +92,7 @@ def test_equals_reference(isa, tmp_path):
             w_bits, x_bits = BITS[(i + j) % len(BITS)]
             flavour = reference.FLAVOURS[(i + j) % len(reference.FLAVOURS)]
             workload = replace(shape, w_bits=w_bits, x_bits=x_bits, requantize=flavour)
-            kernels.append(depthwise(workload, arm_device(isa)))
+            kernels += every_step(workload, isa)
     check(isa, kernels, tmp_path)
 
 
@@ -98,7 +105,7 @@ def test_equals_reference(isa, tmp_path):
 )
 def test_any_layer(workloads, seed, isa):
     with tempfile.TemporaryDirectory() as folder:
-        kernels = [depthwise(workload, arm_device(isa)) for workload in workloads]
+        kernels = [kernel for workload in workloads for kernel in every_step(workload, isa)]
         check(isa, kernels, Path(folder), seed)
 
 
@@ -109,8 +116,7 @@ def test_extreme_values(isa, tmp_path):
     for w_bits, x_bits in BITS:
         for dilation in ((1, 1), (2, 2)):
             more = {"w_bits": w_bits, "x_bits": x_bits, "requantize": "none"}
-            shape = layer(9, 9, 48, (5, 5), dilation=dilation, **more)
-            kernels.append(depthwise(shape, arm_device(isa)))
+            kernels += every_step(layer(9, 9, 48, (5, 5), dilation=dilation, **more), isa)
     check(isa, kernels, tmp_path, extreme=True)
 
 
@@ -123,7 +129,7 @@ def test_sizes_of_the_tuner(isa, tmp_path):
     assert len({tuple(config.values()) for config in configs}) == len(configs) > 8
     for config in (configs[len(configs) // 2], configs[-1]):
         check(isa, [kernel.with_config(config)], tmp_path)
-    for change in ({"columns": 10}, {"band": 12}, {"columns": 0}, {"rows": 1}):
+    for change in ({"step": "cnt"}, {"columns": 10}, {"band": 12}, {"columns": 0}, {"rows": 1}):
         with pytest.raises(ConfigError):
             kernel.with_config({**configs[0], **change})
 

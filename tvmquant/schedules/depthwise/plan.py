@@ -120,7 +120,7 @@ def make_plan(
         raise ConfigError(f"{sizes} does not fit {oh}x{ow} pixels of {channels} channels")
     width, rows, columns = sizes.width, sizes.rows, sizes.columns
     blocks = -(-channels // width)
-    lines, taps = _tile_taps(rows, kh, workload.strides[0], workload.dilation[0], group)
+    lines, taps = tile_taps(rows, kh, workload.strides[0], workload.dilation[0], group)
     row_tiles = -(-oh // rows)
     tasks = -(-_TASKS_PER_CORE * num_cores // (blocks * n))
     parallel = num_cores > 1 and workload.macs >= _PARALLEL_MACS
@@ -169,7 +169,7 @@ def _default_sizes(workload: Workload, allowed: tuple[int, ...], group: int) -> 
     return Sizes(allowed[0], rows, _choose_columns(ow, _MAX_COLUMNS[group]))
 
 
-def _tile_taps(
+def tile_taps(
     rows: int, kh: int, stride: int, dilation: int, group: int
 ) -> tuple[tuple[int, ...], tuple[tuple[int, int, tuple[int | None, ...]], ...]]:
     lines = sorted({r * stride + i * dilation for r in range(rows) for i in range(kh)})
@@ -195,7 +195,7 @@ def _choose_rows(workload: Workload, group: int, out_rows: int) -> int:
     if group == 1 or out_rows < 2:
         return 1
     kh, stride, dilation = workload.w_shape[1], workload.strides[0], workload.dilation[0]
-    one, two = (len(_tile_taps(r, kh, stride, dilation, group)[0]) for r in (1, 2))
+    one, two = (len(tile_taps(r, kh, stride, dilation, group)[0]) for r in (1, 2))
     return 2 if -(-one // group) == -(-two // group) else 1
 
 

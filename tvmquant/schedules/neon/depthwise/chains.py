@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import ClassVar
 
 import numpy as np
 
@@ -57,6 +58,8 @@ class Form:
     """
 
     workload: Workload
+
+    rows: ClassVar[int] = 1
 
     @property
     def board(self) -> bool:

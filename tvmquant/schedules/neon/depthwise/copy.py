@@ -10,7 +10,7 @@ from tvm.tirx.script import builder as T
 
 from tvmquant.schedules.linear.tir import Expr, bits_as, broadcast, i64, load, store
 from tvmquant.schedules.neon.depthwise.chains import Form
-from tvmquant.schedules.neon.depthwise.plan import WIDTH, Plan
+from tvmquant.schedules.neon.depthwise.plan import WIDTH, Plan, Task
 
 # Columns that one turn of the copying loop takes.
 _UNROLL = 8
@@ -35,27 +35,16 @@ class Copy:
     x: Expr
     zero_point: Expr
 
-    def emit(self, work: Expr, image: Expr, first: Expr, lines: Expr, channel: Expr) -> None:
-        """Fill ``work``: ``[line, column, WIDTH]``.
-
-        Parameters
-        ----------
-        work : Buffer
-            Flat int8.
-        image, first : Expr
-            Image, and first output row of the task.
-        lines : Expr
-            How many lines it reads.
-        channel : Expr
-            First channel of the block.
-        """
+    def emit(self, work: Expr, task: Task) -> None:
+        """Fill ``work``, flat int8: ``[line, column, WIDTH]``."""
         w, columns = self.plan.workload, self.plan.read_columns
         _, height, width, channels = w.x_shape
         top, left = w.padding[:2]
         before = min(left, columns)
         inside = max(0, min(columns - before, width))
-        start = T.bind(first * w.strides[0] - top)
-        base = T.bind(image * (height * width * channels) + channel)
+        start = T.bind(task.first * w.strides[0] - top)
+        base = T.bind(task.image * (height * width * channels) + task.channel)
+        lines = T.bind((task.rows - 1) * w.strides[0] + self.plan.span)
         with T.serial(lines) as line:
             row = T.bind(start + line)
             masks = self._masks(line)

@@ -10,14 +10,21 @@ from tvm import tirx
 
 from tvmquant.schedules.depthwise.packing import pack_channels, pack_weight
 from tvmquant.schedules.neon.depthwise.chains import Form
+from tvmquant.schedules.neon.depthwise.cost import instructions
+from tvmquant.schedules.neon.depthwise.dots import Dots
 from tvmquant.schedules.neon.depthwise.emit import emit_prim_func
 from tvmquant.schedules.neon.depthwise.plan import WIDTH, Plan, Sizes, make_plan, space
 from tvmquant.schedules.registry import register_rule
-from tvmquant.schedules.space import Config, integers
+from tvmquant.schedules.space import Config, ConfigError, integers
 from tvmquant.schedules.workload import Workload
 from tvmquant.targets.device import Device
 
-_SETS = ("neon", "neon_dotprod", "neon_i8mm")
+# Instruction sets of ``Device.isa``, and the steps that each may take.
+_STEPS = {
+    "neon": ("smlal",),
+    "neon_dotprod": ("sdot", "smlal"),
+    "neon_i8mm": ("usdot", "smlal"),
+}
 
 
 @dataclass(frozen=True)
@@ -32,6 +39,8 @@ class DepthwiseNeonKernel:
         ``neon``, ``neon_dotprod`` or ``neon_i8mm``.
     cores : int
         Of the device.
+    step_name : str
+        Which multiply-add step; empty for the one that takes the fewest instructions.
     sizes : Sizes, optional
         Sizes that the tuner found.
     """
@@ -39,6 +48,7 @@ class DepthwiseNeonKernel:
     workload: Workload
     isa: str
     cores: int = 1
+    step_name: str = ""
     sizes: Sizes | None = None
 
     @property
@@ -47,23 +57,38 @@ class DepthwiseNeonKernel:
         w = self.workload
         numbers = (*w.strides, *w.padding, *w.dilation)
         parts = [w.op, "x".join(map(str, w.x_shape)), "x".join(map(str, w.w_shape[1:3]))]
-        parts += ["_".join(map(str, numbers)), f"w{w.w_bits}a{w.x_bits}", w.requantize, "smlal8"]
+        parts += ["_".join(map(str, numbers)), f"w{w.w_bits}a{w.x_bits}", w.requantize, self.step]
         return "_".join(parts)
 
     @property
     def label(self) -> str:
         """Instruction and tile, for profiles."""
-        return f"depthwise smlal8 {self.plan.sizes.band}x{self.plan.sizes.columns}"
+        plan = self.plan
+        return f"depthwise {self.step} {plan.sizes.band}: {plan.rows}x{plan.sizes.columns}"
 
     @cached_property
-    def form(self) -> Form:
+    def step(self) -> str:
+        """Which multiply-add step."""
+        if self.step_name:
+            return self.step_name
+        return min(_STEPS[self.isa], key=lambda name: replace(self, step_name=name).cycles)
+
+    @cached_property
+    def form(self) -> Form | Dots:
         """How activations are stored and multiplied."""
-        return Form(self.workload)
+        if self.step == "smlal":
+            return Form(self.workload)
+        return Dots(self.workload, mixed=self.step == "usdot")
 
     @cached_property
     def plan(self) -> Plan:
         """Every size of the code."""
-        return make_plan(self.workload, self.cores, self.sizes)
+        return make_plan(self.workload, self.form.rows, self.cores, self.sizes)
+
+    @property
+    def cycles(self) -> float:
+        """Estimate for a core that starts one vector operation in each."""
+        return instructions(self.plan, self.form)
 
     def pack(
         self, weight: np.ndarray, bias: np.ndarray, params: tuple[np.ndarray, ...]
@@ -98,13 +123,26 @@ class DepthwiseNeonKernel:
         return self._prim_func
 
     def configs(self) -> list[Config]:
-        """Bands and tiles worth trying, the default first."""
-        return [asdict(sizes) for sizes in space(replace(self, sizes=None).plan)]
+        """Steps, bands and tiles worth trying, the default first."""
+        default = replace(self, step_name="", sizes=None)
+        found = []
+        for name in sorted(_STEPS[self.isa], key=lambda name: name != default.step):
+            plan = replace(default, step_name=name).plan
+            found += [{"step": name, **asdict(sizes)} for sizes in space(plan)]
+        return found
+
+    def estimate(self, config: Config) -> float:
+        """Relative cost of a configuration, see :attr:`cycles`."""
+        return self.with_config(config).cycles
 
     def with_config(self, config: Config) -> DepthwiseNeonKernel:
-        """The same kernel at these sizes; ``ConfigError`` if they do not fit."""
+        """The same kernel with this step and sizes; ``ConfigError`` if they do not fit."""
+        numbers = dict(config)
+        name = numbers.pop("step", "")
+        if name not in _STEPS[self.isa]:
+            raise ConfigError(f"{self.name} cannot have the step {name!r}")
         names = [field.name for field in fields(Sizes)]
-        kernel = replace(self, sizes=Sizes(*integers(config, *names)))
+        kernel = replace(self, step_name=name, sizes=Sizes(*integers(numbers, *names)))
         kernel.plan  # noqa: B018  (checks the sizes)
         return kernel
 
@@ -113,6 +151,6 @@ class DepthwiseNeonKernel:
 def depthwise(workload: Workload, device: Device) -> DepthwiseNeonKernel | None:
     """Depthwise layers of 64-bit ARM with at least 16 channels."""
     single = workload.w_shape[0] == workload.groups == workload.x_shape[3]
-    if device.isa not in _SETS or not single or workload.x_shape[3] < WIDTH:
+    if device.isa not in _STEPS or not single or workload.x_shape[3] < WIDTH:
         return None
     return DepthwiseNeonKernel(workload, device.isa, device.num_cores)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
+from tvmquant.schedules.linear.tir import Expr
 from tvmquant.schedules.space import ConfigError
 from tvmquant.schedules.workload import Workload
 
@@ -14,11 +16,36 @@ _MIN_BAND = 4
 _TASKS_PER_CORE = 4
 _PARALLEL_MACS = 1 << 20
 # Sums of a tile fill half of the registers.
-_COLUMNS = 4
+_PIXELS = 4
 # Instructions of a tile that do not depend on its columns, in those of a column.
 _TILE = 0.4
 # What the tuner tries.
 _TUNED_COLUMNS = 8
+
+
+# The four int32x4 of a block's bias for outputs of a colour, and what takes the sums of a tile's
+# pixels ``(row, column)``.
+Bias = Callable[[int], list[Expr]]
+Finish = Callable[[dict[tuple[int, int], list[Expr]]], None]
+
+
+@dataclass(frozen=True)
+class Task:
+    """A block of channels of a band of rows, int64 scalars.
+
+    Attributes
+    ----------
+    image : Expr
+    first, rows : Expr
+        Output rows.
+    channel : Expr
+        First channel.
+    """
+
+    image: Expr
+    first: Expr
+    rows: Expr
+    channel: Expr
 
 
 @dataclass(frozen=True, order=True)
@@ -44,12 +71,15 @@ class Plan:
     Attributes
     ----------
     workload : Workload
+    rows : int
+        Output rows of a tile.
     sizes : Sizes
     parallel : bool
         Whether the layer is worth threads.
     """
 
     workload: Workload
+    rows: int
     sizes: Sizes
     parallel: bool
 
@@ -97,34 +127,46 @@ class Plan:
         return (rows - 1) * self.workload.strides[0] + self.span
 
 
-def make_plan(workload: Workload, cores: int, sizes: Sizes | None = None) -> Plan:
+def make_plan(workload: Workload, rows: int, cores: int, sizes: Sizes | None = None) -> Plan:
     """Choose the sizes, or take the ones given.
+
+    Parameters
+    ----------
+    workload : Workload
+    rows : int
+        Output rows of a tile.
+    cores : int
+        Of the device.
+    sizes : Sizes, optional
+        What the tuner found.
 
     Raises
     ------
     ConfigError
         If ``sizes`` do not fit the layer.
     """
-    _, rows, columns, _ = workload.out_shape
+    _, height, width, _ = workload.out_shape
     parallel = cores > 1 and workload.macs >= _PARALLEL_MACS
     if sizes is None:
-        sizes = Sizes(_columns(columns), _band(workload, cores if parallel else 1))
-    elif sizes.columns > columns or sizes.band > rows:
-        raise ConfigError(f"{sizes} do not fit {rows}x{columns} pixels")
-    return Plan(workload, sizes, parallel)
+        band = max(rows, _band(workload, cores if parallel else 1) // rows * rows)
+        sizes = Sizes(_columns(width, max(1, _PIXELS // rows)), band)
+    elif sizes.columns > width or not rows <= sizes.band <= height:
+        raise ConfigError(f"{sizes} do not fit {height}x{width} pixels, {rows} rows a tile")
+    return Plan(workload, rows, sizes, parallel)
 
 
 def space(plan: Plan) -> list[Sizes]:
     """Sizes worth measuring, those of ``plan`` first."""
     _, rows, columns, _ = plan.workload.out_shape
-    bands = sorted({-(-plan.sizes.band // 2), plan.sizes.band, min(rows, 2 * plan.sizes.band)})
+    band = plan.sizes.band
+    bands = sorted({max(plan.rows, band // 2), band, min(rows, 2 * band)})
     found = [Sizes(c, b) for b in bands for c in range(1, min(columns, _TUNED_COLUMNS) + 1)]
     return [plan.sizes, *(sizes for sizes in found if sizes != plan.sizes)]
 
 
-def _columns(columns: int) -> int:
+def _columns(columns: int, most: int) -> int:
     """Little waste in the last tile first, then wide."""
-    tried = range(1, min(_COLUMNS, columns) + 1)
+    tried = range(1, min(most, columns) + 1)
     return min(tried, key=lambda size: (-(-columns // size) * (size + _TILE), -size))
 
 
