@@ -174,7 +174,7 @@ def test_bytes_multiply_at_full_rate():
 def test_dot_products_multiply_by_lanes():
     """Layers of up to four bits have Winograd's on processors with dot products, too."""
     for bits, name in ((2, "dot"), (4, "dot32")):
-        workload = layer(1, 14, 14, 64, 64, w_bits=bits, x_bits=bits)
+        workload = layer(1, 14, 14, 256, 64, w_bits=bits, x_bits=bits)
         kernel = KernelTable(arm_device("neon_dotprod"))[workload]
         assert kernel.plan.operands.name == name
         loop = inner_loop(kernel.prim_func(), "neon_dotprod", "sdot")
