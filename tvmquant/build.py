@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
 import tvm
 from tvm import relax
 
+from tvmquant.build_cuda import nvcc
 from tvmquant.graph import name_of
 from tvmquant.targets import Device
 
@@ -81,5 +83,18 @@ def build(mod: tvm.IRModule, device: Device, *, system_library: bool = False) ->
     if system_library:
         # Without a prefix: TVM 0.27 fails to rename functions that have buffer views.
         mod = mod.with_attr("system_lib_prefix", "")
-    with device.target:
-        return tvm.compile(mod, target=device.target, relax_pipeline=pipeline)
+    return compile_module(mod, device, relax_pipeline=pipeline)
+
+
+def compile_module(mod: Any, device: Device, **options: Any) -> Any:
+    """``tvm.compile`` for a device: machine code, or an error.
+
+    Parameters
+    ----------
+    mod : tvm.IRModule or dict of str to PrimFunc
+    device : Device
+    options
+        Passed on.
+    """
+    with nvcc() if device.cuda else nullcontext(), device.target:
+        return tvm.compile(mod, target=device.target, **options)

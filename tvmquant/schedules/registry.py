@@ -35,6 +35,11 @@ class _Entry:
 _RULES: dict[str, list[_Entry]] = {}
 
 
+def rules_key(op: str, device: Device) -> str:
+    """What the rules of an operator are found by: processors and GPUs have rules of their own."""
+    return f"cuda/{op}" if device.isa == "cuda" else op
+
+
 def register_rule(
     op: str, priority: int, *, consider: Rule | None = None
 ) -> Callable[[Rule], Rule]:
@@ -43,7 +48,7 @@ def register_rule(
     Parameters
     ----------
     op : str
-        ``Workload.op`` that the rule is for.
+        ``Workload.op`` that the rule is for; of a GPU's rules with ``cuda/`` before it.
     priority : int
         Higher is tried earlier; equal priorities are tried in the order of their full names, so
         that the outcome never depends on the order of imports.
@@ -121,14 +126,15 @@ def kernels_for(
     Measurements count only if they cover the kernel that has the highest priority: older ones
     know nothing of a rule that came later.
     """
-    rules = named_rules(workload.op)
+    key = rules_key(workload.op, device)
+    rules = named_rules(key)
     kernels: dict[str, Kernel | None] = {}
     choices = [] if database is None else database.ranked(workload, device)
     if choices:
         kernels = {name: rule(workload, device) for name, rule in rules.items()}
         first = next((name for name, kernel in kernels.items() if kernel is not None), None)
         measured = {choice.rule for choice in choices}
-        considered = considered_rules(workload.op)
+        considered = considered_rules(key)
         for choice in choices if first in measured else ():
             make = considered.get(choice.rule)
             kernel = None if make is None else kernels.get(choice.rule) or make(workload, device)

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
+
+import tvm
 
 from tvmquant.errors import TargetError
 
@@ -70,3 +73,33 @@ def arch_of(name: str) -> Arch:
         known = ", ".join(arch.name for arch in ARCHES.values())
         raise TargetError(f"unknown CUDA architecture {name!r}: use {known}")
     return arch
+
+
+def cuda_target(name: str, host: dict[str, Any]) -> dict[str, Any] | None:
+    """TVM target of ``cuda`` (the GPU of this machine) or ``cuda-sm_80``; ``None`` for others.
+
+    Parameters
+    ----------
+    name : str
+    host : dict
+        Target of the processor that launches the kernels.
+
+    Raises
+    ------
+    TargetError
+        If there is no such architecture, or no GPU to ask for its own.
+    """
+    if name != "cuda" and not name.startswith("cuda-"):
+        return None
+    arch = arch_of(name.removeprefix("cuda-")) if name != "cuda" else _local_arch()
+    return {"kind": "cuda", "arch": arch.name, "host": host}
+
+
+def _local_arch() -> Arch:
+    device = tvm.cuda(0)
+    if not device.exist:
+        raise TargetError(
+            "this machine has no NVIDIA GPU (or no driver): name an architecture, for example "
+            "cuda-sm_80, to compile for another machine"
+        )
+    return arch_of("sm_" + str(device.compute_version).replace(".", ""))

@@ -12,6 +12,7 @@ import tvm
 
 from tvmquant.errors import TargetError
 from tvmquant.targets.boards import find_board, known_names
+from tvmquant.targets.cuda import Arch, arch_of, cuda_target
 from tvmquant.targets.hwcap import arm_features
 
 
@@ -44,17 +45,26 @@ class Device:
     @property
     def architecture(self) -> str:
         """First part of the target's triple, for example ``x86_64`` or ``aarch64``."""
-        triple = json.loads(self.target_json).get("mtriple") or _system_triple()
+        target = json.loads(self.target_json)
+        triple = target.get("host", target).get("mtriple") or _system_triple()
         architecture = str(triple).split("-")[0]
         return {"arm64": "aarch64", "amd64": "x86_64"}.get(architecture, architecture)
+
+    @property
+    def cuda(self) -> Arch | None:
+        """Architecture of an NVIDIA GPU; ``None`` for processors."""
+        target = json.loads(self.target_json)
+        return arch_of(target["arch"]) if target["kind"] == "cuda" else None
 
     @property
     def isa(self) -> str:
         """Best instruction set for integer dot products.
 
-        ``avx512_vnni``, ``avx_vnni``, ``avx2``; on 64-bit ARM ``neon_i8mm`` (with dot products,
+        ``cuda``; ``avx512_vnni``, ``avx_vnni``, ``avx2``; on 64-bit ARM ``neon_i8mm`` (with dot products,
         too), ``neon_dotprod``, ``neon``; else ``generic`` (plain vector code, any processor).
         """
+        if "cuda" in self.features:
+            return "cuda"
         if self.architecture == "aarch64" and "neon" in self.features:
             if {"i8mm", "dotprod"} <= self.features:
                 return "neon_i8mm"
@@ -120,7 +130,8 @@ def get_device(target: Any = "host") -> Device:
     ----------
     target : str, dict, tvm.target.Target or Device
         ``"host"``, the name of a board (``rpi3``, ``rpi4``, ``rpi5``, ``arm_cpu``, ``aarch64``,
-        ``armv7l``) with optional features as in ``aarch64+dotprod``, a tag of TVM such as
+        ``armv7l``) with optional features as in ``aarch64+dotprod``, ``cuda`` (the GPU of this
+        machine) or a GPU's architecture as in ``cuda-sm_80``, a tag of TVM such as
         ``raspberry-pi/4b-aarch64``, a TVM target dictionary of kind ``llvm`` or a TVM ``Target``.
 
     Raises
@@ -133,12 +144,20 @@ def get_device(target: Any = "host") -> Device:
     if target == "host":
         return _host()
     if isinstance(target, str):
+        gpu = cuda_target(target, json.loads(_host().target_json))
+        if gpu is not None:
+            return _cuda(target, gpu)
         found = find_board(target)
         if found is not None:
             board, extra = found
             return _device("+".join([board.name, *extra]), board.target(extra))
         return _device(target, _tag(target))
     return _device(None, target)
+
+
+def _cuda(name: str, target: dict[str, Any]) -> Device:
+    """A GPU, and the processor beside it."""
+    return Device(name, json.dumps(target), frozenset({"cuda", target["arch"]}), _host().num_cores)
 
 
 def _tag(name: str) -> tvm.target.Target:

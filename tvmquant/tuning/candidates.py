@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from tvmquant.schedules.registry import considered_rules, named_rules
+from tvmquant.schedules.registry import considered_rules, named_rules, rules_key
 from tvmquant.schedules.space import configs_of, estimate_of
 from tvmquant.schedules.workload import Workload
 from tvmquant.targets.device import Device
@@ -50,8 +50,8 @@ def candidates(workload: Workload, device: Device) -> list[Candidate]:
     Rules that stand aside take part, see :func:`tvmquant.schedules.registry.register_rule`.
     """
     defaults, others, seen = [], [], []
-    made = {name: rule(workload, device) for name, rule in named_rules(workload.op).items()}
-    considered = considered_rules(workload.op)
+    made = {name: rule(workload, device) for name, rule in named_rules(rules_key(workload.op, device)).items()}
+    considered = considered_rules(rules_key(workload.op, device))
     # Whatever is first without tuning stays first.
     order = sorted(made, key=lambda name: made[name] is None)
     for name in order:

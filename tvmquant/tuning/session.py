@@ -12,7 +12,8 @@ from typing import Any, Protocol
 import numpy as np
 import tvm
 
-from tvmquant.schedules.registry import resolve_rule
+from tvmquant.build import compile_module
+from tvmquant.schedules.registry import resolve_rule, rules_key
 from tvmquant.schedules.selection import expansion_of
 from tvmquant.schedules.space import configured
 from tvmquant.schedules.workload import Kernel, Workload
@@ -143,7 +144,7 @@ class Job:
     def build(self) -> Built:
         """As :meth:`Task.build`; all tasks of a workload in a process share their arrays."""
         program = self.program()
-        module = tvm.compile(program.functions, target=self.device.target).jit()
+        module = compile_module(program.functions, self.device).jit()
         return program.loaded(module, tvm.cpu())
 
     def program(self) -> Program:
@@ -154,7 +155,7 @@ class Job:
         CandidateError
             If the rule makes none.
         """
-        rule = resolve_rule(self.workload.op, self.rule)
+        rule = resolve_rule(rules_key(self.workload.op, self.device), self.rule)
         kernel = rule(self.workload, self.device)
         if kernel is None:
             raise CandidateError("the rule does not cover the workload")

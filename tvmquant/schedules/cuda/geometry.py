@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Sequence
+from dataclasses import replace
 
 from tvmquant.schedules.depthwise.epilogue import PARAM_DTYPES
 from tvmquant.schedules.workload import Workload
@@ -50,9 +52,15 @@ def requantize_arguments(workload: Workload) -> str:
     return ", ".join(given + ["nullptr"] * (2 - count))
 
 
-def names_of(workload: Workload, suffix: str) -> str:
-    """Name of a kernel: what it computes, then ``suffix``."""
+def name_of(workload: Workload, suffix: str, *sizes: object) -> str:
+    """Name of a kernel: what it computes, ``suffix``, and a number that no other kernel has.
+
+    Functions of one name must have one source.
+    """
     w = workload
     taps = "" if w.op.startswith("matmul") else "_{}x{}".format(*w.w_shape[1:3])
     bits = "" if w.x_bits == 32 == w.w_bits else f"_w{w.w_bits}a{w.x_bits}"
-    return f"{w.op}{taps}{bits}_{suffix}"
+    # What only the proofs of other kernels need makes no difference here.
+    plain = replace(w, no_saturation=False, max_abs_sum=None)
+    number = zlib.crc32(repr((plain, suffix, *sizes)).encode())
+    return f"{w.op}{taps}{bits}_{suffix}_{number:08x}"

@@ -11,7 +11,7 @@ import numpy as np
 from tvmquant.schedules.cuda.geometry import (
     definition,
     geometry,
-    names_of,
+    name_of,
     requantize_arguments,
 )
 from tvmquant.schedules.cuda.launch import Launch
@@ -43,7 +43,8 @@ class TensorCoreKernel:
     @property
     def name(self) -> str:
         """Name of the kernel, unique for its workload and architecture."""
-        return names_of(self.workload, f"{self.plan.product.lower()}_{self.arch.name}")
+        suffix = f"{self.plan.product.lower()}_{self.arch.name}"
+        return name_of(self.workload, suffix, self.plan)
 
     @property
     def label(self) -> str:

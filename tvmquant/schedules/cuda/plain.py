@@ -12,7 +12,7 @@ import numpy as np
 from tvmquant.schedules.cuda.geometry import (
     definition,
     geometry,
-    names_of,
+    name_of,
     requantize_arguments,
 )
 from tvmquant.schedules.cuda.launch import Launch
@@ -45,7 +45,7 @@ class PlainKernel:
     @property
     def name(self) -> str:
         """Name of the kernel, unique for its workload."""
-        return names_of(self.workload, "cuda")
+        return name_of(self.workload, "cuda")
 
     def prim_func(self) -> Any:
         """PrimFunc of the kernel's arguments."""
