@@ -15,8 +15,9 @@ import tvm
 from tvm import relax
 
 from tvmquant.build import build, workspace_bytes
+from tvmquant.calibration.cache import CalibrationCache
 from tvmquant.edges import describe_edges
-from tvmquant.errors import InputError, RecipeError
+from tvmquant.errors import CalibrationWarning, InputError, RecipeError
 from tvmquant.frontend import (
     CalibrationSource,
     InputInfo,
@@ -86,11 +87,14 @@ def compile(
     bits: int | str = 8,
     *,
     calibration: Any = None,
+    calibration_cache: str | os.PathLike[str] | None = None,
     recipe: Recipe | str | os.PathLike[str] | None = None,
     input_shapes: Mapping[str, Sequence[int]] | None = None,
     example_inputs: Any = None,
     tune: Trials | int | None = None,
     database: Any = None,
+    max_drop: float | None = None,
+    dataset: Any = None,
     progress: Progress | None = None,
 ) -> CompiledModel:
     """Quantize a model and compile it for a device.
@@ -110,6 +114,10 @@ def compile(
         Data to choose ranges on: arrays, an iterable of input dictionaries, an ONNX Runtime
         ``CalibrationDataReader`` or the path of an ``.npz``. Without it noise is used, with a
         :class:`SyntheticCalibrationWarning`.
+    calibration_cache : path, optional
+        Folder where calibration stores what it has seen, by model, recipe and data: when it is
+        interrupted it goes on from there, when it is done it is not repeated. Not for generators
+        and readers, whose data has no identity before it is read.
     recipe : Recipe or path, optional
         Full control, per layer as well; a name of ``tvmquant.recipes`` or the path of a JSON file.
     input_shapes : mapping of str to sequence of int, optional
@@ -121,6 +129,12 @@ def compile(
     database : path, Database or False, optional
         Measurements of ``tvmquant tune`` to choose kernels by, before those that ship with
         tvmquant; ``False`` (or the environment variable ``TVMQUANT_DATABASE=off``) uses none.
+    max_drop : float, optional
+        Raise the most sensitive layers to 8 bits until the drop in accuracy on ``dataset`` is no
+        larger: percentage points of top-1 below float, or without labels dB of SQNR below the
+        same network at 8 bits. ``CompiledModel.max_drop_report`` says which layers and why.
+    dataset : path or dict, optional
+        ``x`` (or arrays by input name) and ``y``, class numbers, if there are any.
     progress : callable, optional
         ``(stage, done, total)`` for a progress bar.
 
@@ -133,28 +147,38 @@ def compile(
     InputError
         Or a subclass of it that says what is wrong with the model, the data, the target, the
         precision or the recipe.
+    AccuracyError
+        If even 8 bits in all layers lose more than ``max_drop``.
     """
     device = get_device(target)
     trials = _trials(tune, database)
     lookup = active_database(database, device)
-    if isinstance(model, QuantizedModel):
+    options = {
+        "calibration": calibration,
+        "calibration_cache": calibration_cache,
+        "recipe": recipe,
+        "input_shapes": input_shapes,
+        "example_inputs": example_inputs,
+        "progress": progress,
+    }
+    raised = None
+    if max_drop is not None:
+        # It compiles candidates itself.
+        from tvmquant.analysis.max_drop import meet_max_drop
+
+        quantized, raised = meet_max_drop(model, max_drop, dataset, bits, **options)
+    elif isinstance(model, QuantizedModel):
         quantized = model
     else:
-        quantized = quantize(
-            model,
-            bits,
-            calibration=calibration,
-            recipe=recipe,
-            input_shapes=input_shapes,
-            example_inputs=example_inputs,
-            progress=progress,
-        )
+        quantized = quantize(model, bits, **options)
     integers = to_integers(quantized.mod, quantized.recipe, progress)
     if trials is not None:
         measured = database_of(trials)
         tune_workloads(workloads_of(integers, device), device, trials, measured, progress)
         lookup = active_database(measured, device)
-    return _build(quantized, integers, device, lookup, progress)
+    compiled = _build(quantized, integers, device, lookup, progress)
+    compiled.max_drop_report = raised
+    return compiled
 
 
 def quantize(
@@ -162,6 +186,7 @@ def quantize(
     bits: int | str = 8,
     *,
     calibration: Any = None,
+    calibration_cache: str | os.PathLike[str] | None = None,
     recipe: Recipe | str | os.PathLike[str] | None = None,
     input_shapes: Mapping[str, Sequence[int]] | None = None,
     example_inputs: Any = None,
@@ -178,6 +203,8 @@ def quantize(
     if source is None and wants_corrections(chosen) and find_batch_norms(loaded.mod):
         chosen = chosen.without_data()
 
+    cache = _cache(calibration_cache, source)
+
     def batches() -> Iterator[list[np.ndarray]]:
         for batch in _batches(source, loaded):
             yield [batch[info.name] for info in loaded.inputs]
@@ -185,7 +212,7 @@ def quantize(
     total = SYNTHETIC_BATCHES if source is None else _length(calibration)
     real = source is not None
     with recorded_stages() as stages:
-        qdq = to_qdq(loaded.mod, chosen, batches, progress, total, real_data=real)
+        qdq = to_qdq(loaded.mod, chosen, batches, progress, total, real_data=real, cache=cache)
     name = Path(model).name if isinstance(model, str | os.PathLike) else type(model).__name__
     reference = stages.get(ANNOTATED)
     return QuantizedModel(qdq, loaded.inputs, loaded.output_names, chosen, name, reference)
@@ -225,6 +252,23 @@ def _batches(
         stacklevel=4,
     )
     return synthetic_batches(loaded.inputs, SYNTHETIC_BATCHES)
+
+
+def _cache(
+    folder: str | os.PathLike[str] | None, source: CalibrationSource | None
+) -> CalibrationCache | None:
+    if folder is None or source is None:
+        return None
+    identity = source.identity
+    if identity is None:
+        warnings.warn(
+            "calibration_cache is not used: this kind of calibration data has no identity before "
+            "it is read; pass arrays, a list of them or the path of an .npz file",
+            CalibrationWarning,
+            stacklevel=4,
+        )
+        return None
+    return CalibrationCache(folder, identity)
 
 
 def _length(data: Any) -> int:

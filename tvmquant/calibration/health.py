@@ -95,9 +95,12 @@ class TensorHealth:
     def bulk(self) -> float:
         """Power of two below which 99.9 % of the values lie that are not zero."""
         below = np.cumsum(self.sampled)
-        if not below[-1]:
+        total = below[-1]
+        if not total:
             return 0.0
-        return 2.0 ** int(np.searchsorted(below, BULK * below[-1]) + _LOWEST)
+        # Of few values at least one is no bulk.
+        share = max(min(BULK * total, total - 1), 1)
+        return 2.0 ** int(np.searchsorted(below, share) + _LOWEST)
 
     @property
     def outlier(self) -> float | None:

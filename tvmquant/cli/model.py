@@ -20,6 +20,12 @@ _OPTIONS = (
         help=".npz, one array an input, samples first.",
     ),
     click.option(
+        "--calibration-cache",
+        metavar="DIR",
+        type=click.Path(path_type=Path),
+        help="Folder: calibration that was interrupted goes on, what is done is not repeated.",
+    ),
+    click.option(
         "--input-shape", "shapes", multiple=True, metavar="NAME=1,3,224,224", help="Repeatable."
     ),
     click.option(
@@ -41,6 +47,7 @@ def model_settings(
     bits: str | None,
     recipe: str | None,
     calibration: Path | None,
+    calibration_cache: Path | None,
     shapes: tuple[str, ...],
     database: Path | None,
 ) -> dict[str, Any]:
@@ -59,6 +66,7 @@ def model_settings(
     return {
         "bits": bits or "8",
         "calibration": calibration,
+        "calibration_cache": calibration_cache,
         "recipe": find_recipe(recipe, bits) if recipe is not None else None,
         "input_shapes": input_shapes or None,
         "database": database,

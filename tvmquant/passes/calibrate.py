@@ -5,6 +5,8 @@ The result is an ordinary QDQ graph that still computes in float.
 
 from __future__ import annotations
 
+import itertools
+import time
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -12,19 +14,22 @@ import numpy as np
 import tvm
 from tvm import relax
 
+from tvmquant import __version__
 from tvmquant.calibration import (
     RangeEstimator,
     activation_params,
-    make_estimator,
     quantize_channels,
     quantize_weight,
 )
+from tvmquant.calibration.cache import CalibrationCache, Progressed
+from tvmquant.digest import graph_digest
 from tvmquant.errors import CalibrationError
 from tvmquant.graph import Builder, Graph, const_value, rewrite
 from tvmquant.interpreter import Interpreter
 from tvmquant.ops import is_op
 from tvmquant.ops.waist import channel_bits, dequantize, quantize
 from tvmquant.passes.flat_tails import trim_flat_tails
+from tvmquant.passes.observers import Observers, observed_key
 from tvmquant.recipe import Recipe
 
 Progress = Callable[[str, int, int], None]
@@ -36,51 +41,89 @@ def calibrate(
     recipe: Recipe,
     progress: Progress | None = None,
     total: int = 0,
+    cache: CalibrationCache | None = None,
 ) -> tvm.IRModule:
     """Replace observe nodes by quantize → dequantize.
+
+    Values that are NaN or infinite, tensors that never vary and outliers are warned of
+    (``CalibrationWarning``) and left out of the ranges.
 
     Parameters
     ----------
     mod : tvm.IRModule
         Output of ``annotate``.
     batches : iterable of list of np.ndarray
-        Inputs of ``main`` in order, one list a run; consumed once.
+        Inputs of ``main`` in order, one list a run; consumed once, and not at all when ``cache``
+        has all that is needed.
     recipe : Recipe
     progress : callable, optional
         Called with ``("calibrate", done, total)``.
     total : int
         Number of batches when it is known, for the progress bar.
+    cache : CalibrationCache, optional
+        Where to go on, and what to write now and then.
 
     Raises
     ------
     CalibrationError
-        If there are no batches, or the network makes NaN or infinity of them.
+        If there are no batches.
     """
-    estimators: dict[str, RangeEstimator] = {}
+    digest = graph_digest(mod, __version__, str(recipe.percentile)) if cache else ""
+    observers, done, samples, finished = _resumed(cache, digest, recipe)
 
     def tap(_var: relax.Var, value: Any, result: np.ndarray) -> None:
-        if not is_op(value, "tvmquant.observe"):
-            return
-        key = _key(value)
-        if key not in estimators:
-            estimators[key] = make_estimator(str(value.attrs["estimator"]), recipe.percentile)
-        if not np.all(np.isfinite(result)):
-            raise CalibrationError(
-                f"calibration data makes tensor {value.attrs['name']!r} NaN or infinite; "
-                "check the model's preprocessing"
-            )
-        estimators[key].update(result)
+        if is_op(value, "tvmquant.observe"):
+            observers.see(value, result)
 
-    interpreter = Interpreter(mod)
-    done = 0
-    for arrays in batches:
-        interpreter.run(arrays, tap)
-        done += 1
-        if progress:
-            progress("calibrate", done, max(total, done))
+    def store() -> None:
+        if cache and done:
+            cache.store(digest, Progressed(done, samples, finished, observers.dump()))
+
+    if not finished:
+        interpreter = Interpreter(mod)
+        stored_at = time.monotonic()
+        # A batch that is interrupted has counted in some tensors only: nothing to store.
+        whole = True
+        try:
+            for arrays in itertools.islice(batches, done, None):
+                whole = False
+                interpreter.run(arrays, tap)
+                done += 1
+                samples += _samples(arrays)
+                whole = True
+                if progress:
+                    progress("calibrate", done, max(total, done))
+                if cache and time.monotonic() - stored_at > cache.seconds:
+                    store()
+                    stored_at = time.monotonic()
+            finished = True
+        finally:
+            if whole:
+                store()
     if not done:
         raise CalibrationError("calibration data is empty: give at least one sample")
-    return insert_qdq(mod, estimators, recipe)
+    observers.warn(done, samples)
+    return insert_qdq(mod, observers.estimators, recipe)
+
+
+def _resumed(
+    cache: CalibrationCache | None, digest: str, recipe: Recipe
+) -> tuple[Observers, int, int, bool]:
+    """Observers, batches and samples they have seen, and whether these are all."""
+    stored = cache.load(digest) if cache else None
+    if stored is not None:
+        observers = Observers(recipe.percentile)
+        try:
+            observers.restore(stored.arrays)
+            return observers, stored.done, stored.samples, stored.finished
+        except (KeyError, ValueError, TypeError):
+            cache.warn_damaged(digest)
+    return Observers(recipe.percentile), 0, 0, False
+
+
+def _samples(arrays: list[np.ndarray]) -> int:
+    """Samples of a batch: how long its first input with rows is."""
+    return next((len(array) for array in arrays if array.ndim > 1), 1)
 
 
 def insert_qdq(
@@ -97,7 +140,7 @@ def insert_qdq(
             return None
         bits = int(value.attrs["bits"])
         symmetric = bool(value.attrs["symmetric"])
-        low, high = estimators[_key(value)].range(bits, symmetric)
+        low, high = estimators[observed_key(value)].range(bits, symmetric)
         if not str(value.attrs["group"]):
             low, high = trim_flat_tails(graph, var, low, high)
         scale, zero = activation_params(low, high, bits, symmetric, power_of_two)
@@ -130,10 +173,3 @@ def _weight_node(value: relax.Call, power_of_two: bool) -> relax.Call:
         q, scale = quantize_weight(weight, bits=bits, axis=axis, granularity=granularity, **options)
     constants = map(relax.const, (q, scale, np.zeros(scale.shape, np.int8)))
     return dequantize(*constants, bits=bits, axis=axis, channel_bits=widths)
-
-
-def _key(call: relax.Call) -> str:
-    group = str(call.attrs["group"])
-    if group:
-        return f"group:{group}"
-    return f"{call.attrs['name']}:{int(call.attrs['bits'])}"

@@ -12,19 +12,20 @@ from pathlib import Path
 import numpy as np
 import tvm
 
+from tvmquant.calibration.cache import CalibrationCache
 from tvmquant.errors import InputError
 from tvmquant.graph import Graph
 from tvmquant.ops import is_op
-from tvmquant.passes.allocate_bits import allocate_bits
 from tvmquant.passes.absorb import absorb_biases, absorb_norms
+from tvmquant.passes.allocate_bits import allocate_bits
 from tvmquant.passes.annotate import annotate
 from tvmquant.passes.batch_norms import find_batch_norms, require_batch_norms
 from tvmquant.passes.calibrate import Progress, calibrate
 from tvmquant.passes.calibrate_analytic import calibrate_analytic
 from tvmquant.passes.correct import correct, sample_limit, wants_corrections
 from tvmquant.passes.correct_analytic import correct_analytic
-from tvmquant.passes.equalize import equalize, equalize_norms
 from tvmquant.passes.dynamic import quantize_dynamically
+from tvmquant.passes.equalize import equalize, equalize_norms
 from tvmquant.passes.fuse_additions import fuse_additions
 from tvmquant.passes.lower import lower
 from tvmquant.passes.moves import merge_moves
@@ -54,6 +55,7 @@ def to_qdq(
     total: int = 0,
     *,
     real_data: bool = True,
+    cache: CalibrationCache | None = None,
 ) -> tvm.IRModule:
     """Phases 1 to 3: imported float graph → QDQ graph. A quantized model is only simplified.
 
@@ -70,6 +72,8 @@ def to_qdq(
         Number of batches, when known.
     real_data : bool
         Whether the batches are data; noise is no reason to round weight-only layers by it.
+    cache : CalibrationCache, optional
+        Where calibration goes on and stores what it has seen.
     """
     _report(progress, "simplify")
     norms = find_batch_norms(mod) if recipe.needs_batch_norms else {}
@@ -87,8 +91,9 @@ def to_qdq(
         mod = _dump("1_equalize", absorb_biases(equalize(mod), seen))
     widths = None
     if recipe.average_bits is not None:
-        seen, stream = _first(stream or batches()) if real_data else ([], stream)
-        mod, widths = allocate_bits(mod, recipe, seen)
+        # Batch norms describe channels in the order that they have.
+        seen, stream = _first(stream or batches()) if real_data and not norms else ([], stream)
+        mod, widths = allocate_bits(mod, recipe, seen, may_reorder=not norms)
         _dump("1_allocate", mod)
     _report(progress, "annotate")
     annotated = mod = _dump(ANNOTATED, annotate(mod, recipe, widths))
@@ -99,7 +104,11 @@ def to_qdq(
             kept = list(itertools.islice(batches(), sample_limit(annotated)))
     elif _is_observed(mod):
         limit = sample_limit(mod) if wants_corrections(recipe) else 0
-        mod = calibrate(mod, _keeping(stream or batches(), kept, limit), recipe, progress, total)
+        keeping = _keeping(stream or batches(), kept, limit)
+        mod = calibrate(mod, keeping, recipe, progress, total, cache)
+        # A finished calibration of the cache has read nothing yet.
+        for _ in itertools.islice(keeping, limit - len(kept)):
+            pass
     elif real_data and wants_corrections(recipe) and is_quantized(quantize_weights(mod, recipe)):
         kept = list(itertools.islice(stream or batches(), sample_limit(mod)))
     mod = _dump("3_calibrate", quantize_weights(quantize_dynamically(mod, recipe), recipe))
@@ -118,7 +127,9 @@ def _first(batches: Batches) -> tuple[list[list[np.ndarray]], Iterator[list[np.n
     return seen, itertools.chain(seen, stream)
 
 
-def _keeping(batches: Batches, kept: list[list[np.ndarray]], limit: int) -> Batches:
+def _keeping(
+    batches: Batches, kept: list[list[np.ndarray]], limit: int
+) -> Iterator[list[np.ndarray]]:
     """Pass batches on and keep the first ``limit`` of them."""
     for batch in batches:
         if len(kept) < limit:
