@@ -30,6 +30,7 @@ from tvmquant.ops.integer import shape_of
 from tvmquant.passes.batch_norms import find_batch_norms
 from tvmquant.passes.calibrate import Progress
 from tvmquant.passes.correct import wants_corrections
+from tvmquant.passes.dynamic import is_dynamic
 from tvmquant.passes.pipeline import (
     ANNOTATED,
     is_quantized,
@@ -342,4 +343,6 @@ def _precision(quantized: QuantizedModel, layers: Sequence[LayerInfo]) -> str:
     if weight_only and recipe.activations.bits not in FLOAT_BITS:
         # A model that came with quantized weights only: no recipe knew of it.
         return "w{}a{}".format(*min(pairs))
+    if is_dynamic(quantized.mod) and not recipe.dynamic:
+        return f"{recipe.precision}-dynamic"
     return recipe.precision

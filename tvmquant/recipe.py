@@ -198,7 +198,9 @@ class Recipe:
     @property
     def needs_batch_norms(self) -> bool:
         """Whether ranges or corrections come from the model's batch norms."""
-        return self.activations.estimator == "batch_norm" or self.bias_correction == "analytic"
+        return (
+            self.activations.estimator == "batch_norm" or self.bias_correction == "analytic"
+        )
 
     def bits_for(self, name: str, *, first_or_last: bool = False) -> LayerBits:
         """Bits of the layer ``name``."""
@@ -218,10 +220,10 @@ class Recipe:
             raise RecipeError(
                 f"layer {name}: weights of {decision.weight_bits} bit need quantized activations"
             )
-        return decision
-
         if self.dynamic and decision.quantize and not decision.weight_only:
             _check_dynamic(f"layer {name}: ", decision.weight_bits, decision.activation_bits)
+        return decision
+
     def sets_weight_bits(self, name: str) -> bool:
         """Whether a rule sets the bits of the weights of the layer ``name``."""
         return any(

@@ -14,8 +14,9 @@ import tvm
 from tvm import relax
 
 from tvmquant.calibration import quantize_weight
-from tvmquant.graph import Builder, const_value, name_of, rewrite
-from tvmquant.ops.dynamic import dynamic_quantize
+from tvmquant.graph import Builder, Graph, const_value, name_of, rewrite
+from tvmquant.ops import is_op
+from tvmquant.ops.dynamic import DYNAMIC_QUANTIZE, dynamic_quantize
 from tvmquant.ops.integer import shape_of
 from tvmquant.ops.waist import dequantize
 from tvmquant.passes.fold_affine import is_linear
@@ -101,6 +102,11 @@ class _Quantizer:
             blocks = {"axis": len(shape) - 1, "block_size": shape[-1]} if per_row else {}
             self.made[key] = builder.emit(dequantize(*parts, bits=bits, **blocks), f"{x.name}/q")
         return self.made[key]
+
+
+def is_dynamic(mod: tvm.IRModule) -> bool:
+    """Whether a graph quantizes activations at run time."""
+    return any(is_op(value, DYNAMIC_QUANTIZE) for _, value in Graph(mod).bindings)
 
 
 def fits_int32(weight: np.ndarray) -> bool:

@@ -16,8 +16,9 @@ import numpy as np
 import tvm
 from tvm import relax
 
-from tvmquant.graph import Builder, const_value, is_const, name_of, rewrite
+from tvmquant.graph import Builder, Graph, const_value, is_const, name_of, rewrite
 from tvmquant.interpreter.float_ops import BINARY, UNARY, split_sections
+from tvmquant.ops.dynamic import DYNAMIC_QUANTIZE
 from tvmquant.ops.integer import ints, shape_of
 from tvmquant.passes.conv_transpose import conv2d_transpose
 
@@ -32,7 +33,8 @@ _POOLS = ("nn.max_pool2d", "nn.avg_pool2d")
 
 
 class _Layout:
-    def __init__(self) -> None:
+    def __init__(self, images: set[relax.Var]) -> None:
+        self.images = images
         self.last: dict[relax.Var, Any] = {}
         self.tuples: dict[relax.Var, Any] = {}
 
@@ -70,8 +72,15 @@ class _Layout:
             parts = self.tuples.get(value.tuple_value)
             if parts is None:
                 return None
-            return self.emit(builder, relax.TupleGetItem(parts, value.index), var.name)
+            item = builder.bb.normalize(relax.TupleGetItem(parts, value.index))
+            return self.emit(builder, item, var.name) if len(shape_of(item)) == 4 else item
         name = name_of(value)
+        if var in self.images:
+            # One scale for all: the order of the values does not matter.
+            x = self.channels_last(builder, value.args[0])
+            parts = builder.emit(relax.Call(value.op, [x], value.attrs), var.name)
+            self.tuples[parts] = parts
+            return parts
         if name == "nn.conv2d" and str(value.attrs["data_layout"]) == "NCHW":
             return self.emit(builder, self._conv2d(builder, value), var.name)
         if name == "nn.conv2d_transpose":
@@ -124,9 +133,9 @@ class _Layout:
         return relax.Call(call.op, [self.last[call.args[0]], *call.args[1:]], call.attrs)
 
     def nary(self, builder: Builder, call: relax.Call) -> Any:
-        if any(not is_const(a) and len(shape_of(a)) != 4 for a in call.args):
+        if any(not is_const(a) and len(shape_of(a)) not in (0, 4) for a in call.args):
             return None
-        args = [self.channels_last(builder, a) for a in call.args]
+        args = [self.channels_last(builder, a) if len(shape_of(a)) else a for a in call.args]
         return relax.Call(call.op, args, call.attrs)
 
     def where(self, builder: Builder, call: relax.Call) -> Any:
@@ -286,4 +295,17 @@ _FINAL = {"reshape", "squeeze", "permute_dims"}
 
 def channels_last(mod: tvm.IRModule) -> tvm.IRModule:
     """Convert ``main`` to channels-last convolutions and whatever can follow them."""
-    return rewrite(mod, _Layout().visit)
+    return rewrite(mod, _Layout(_dynamic_images(Graph(mod))).visit)
+
+
+def _dynamic_images(graph: Graph) -> set[relax.Var]:
+    """Tensors that are quantized at run time and read by convolutions."""
+    found = set()
+    for var, value in graph.bindings:
+        if name_of(value) != DYNAMIC_QUANTIZE or bool(value.attrs["per_row"]):
+            continue
+        readers = [user for item in graph.users.get(var, ()) for user in graph.users.get(item, ())]
+        layers = {name_of(graph.value(u)) for r in readers for u in graph.users.get(r, ())}
+        if "nn.conv2d" in layers and len(shape_of(value.args[0])) == 4:
+            found.add(var)
+    return found
