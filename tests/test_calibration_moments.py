@@ -1,5 +1,7 @@
 """Second moments of layers."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from correction_tools import prepared
@@ -49,3 +51,19 @@ def test_a_sample_of_the_positions_is_nearly_as_good(layers):
     whole, part = (moments(layers[0], positions) for positions in (10**6, 300))
     assert np.abs(part.xx - whole.xx).max() < 0.35 * np.abs(whole.xx).max()
     assert not np.array_equal(part.xx, whole.xx)
+
+
+def test_correlations_of_few_positions_count_little(layers):
+    layer = layers[0]
+    data = moments(layer)
+    rows = weight_rows(layer, layer.weight_float).astype(np.float64)
+    depth = rows.shape[-1]
+    other = rows + np.random.default_rng(0).standard_normal(rows.shape) * 0.1
+    few, many = (replace(data, count=count).shrunk(rows) for count in (1, 1000 * depth))
+    power = np.einsum("gkk->gk", data.xx)[:, None]
+    np.testing.assert_allclose(np.einsum("gkk->gk", few.xx)[:, None], power)
+    # Of many the error is as measured; of few that of independent inputs.
+    np.testing.assert_allclose(many.error(other), data.error(other), rtol=0.01)
+    alone = ((other - rows) ** 2 * power).sum(-1)
+    np.testing.assert_allclose(few.error(other), alone, rtol=0.2)
+    assert replace(data, count=0).shrunk(rows).xx is data.xx

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from tvmquant.calibration import quantize_weight
+from tvmquant.calibration import quantize_channels, quantize_weight
 
 W = np.random.default_rng(0).standard_normal((6, 3, 3, 5)).astype(np.float32)
 
@@ -79,3 +79,15 @@ def test_dead_and_vanishing_channels(bits, estimator):
     assert np.all(np.isfinite(scale))
     assert np.all(scale > 0)
     assert np.abs(restored(q, scale, 0)[1:3]).max() < 1e-29
+
+
+def test_every_channel_at_its_own_bits():
+    w = np.random.default_rng(0).standard_normal((3, 20, 6)).astype(np.float32)
+    widths = [2, 8, 4, 2, 8, 4]
+    q, scale = quantize_channels(w, widths, axis=2, estimator="mse")
+    for channel, bits in enumerate(widths):
+        estimator = "minmax" if bits == 8 else "mse"
+        own = w[..., channel : channel + 1]
+        want, step = quantize_weight(own, bits=bits, axis=2, estimator=estimator)
+        np.testing.assert_array_equal(q[..., channel : channel + 1], want)
+        assert scale[channel] == step[0]

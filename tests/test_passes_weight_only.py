@@ -18,6 +18,7 @@ from tvmquant.passes import weight_only
 from tvmquant.passes.pipeline import to_integers
 from tvmquant.quant_spec import LayerRule, QuantSpec
 from tvmquant.recipe import Recipe
+from tvmquant.recipes import find_recipe
 
 DEPTH, HIDDEN, OUTPUTS = 200, 96, 40
 RNG = np.random.default_rng(0)
@@ -161,3 +162,51 @@ def test_four_bits_are_an_eighth_of_the_file(tmp_path):
     model.save(tmp_path / "m")
     size = sum(path.stat().st_size for path in (tmp_path / "m").rglob("*") if path.is_file())
     assert size < weight.nbytes / 6
+
+
+def correlated(count, seed=1):
+    """Samples whose inputs go together, as those of real networks do."""
+    rng = np.random.default_rng(seed)
+    mix = np.random.default_rng(7).standard_normal((DEPTH, DEPTH)) * np.linspace(0.1, 2, DEPTH)
+    return [{"x": (rng.standard_normal((3, DEPTH)) @ mix).astype(np.float32)} for _ in range(count)]
+
+
+def lost(model, feeds):
+    error = energy = 0.0
+    for feed in feeds:
+        want = np.maximum(feed["x"] @ CONSTANTS["w1"] + CONSTANTS["b1"], 0) @ CONSTANTS["w2"]
+        (made,) = Interpreter(model.mod).run([feed["x"]])
+        error, energy = error + np.sum((made - want) ** 2), energy + np.sum(want**2)
+    return error / energy
+
+
+@pytest.mark.parametrize("group_size", [None, 32, 48])
+@pytest.mark.parametrize("bits", ["w4a16", "w2a16"])
+def test_data_makes_the_weights_round_by_their_effect(bits, group_size):
+    unseen = correlated(8, seed=5)
+    plain = Recipe.for_bits(bits, group_size=group_size)
+    before = tvmquant.quantize(two_layers(), recipe=plain)
+    after = tvmquant.quantize(
+        two_layers(), recipe=plain.with_corrections(), calibration=correlated(48)
+    )
+    assert lost(after, unseen) < 0.8 * lost(before, unseen)
+    for old, new in zip(products(realized(before)), products(realized(after)), strict=True):
+        assert const_value(new.args[2]).shape == const_value(old.args[2]).shape
+        half = 2 ** (int(new.attrs["bits"]) - 1)
+        w = const_value(new.args[1])
+        assert -half <= w.min() and w.max() < half
+    x = unseen[0]["x"]
+    (want,) = Interpreter(realized(after)).run([x])
+    np.testing.assert_allclose(tvmquant.compile(after)(x), want, rtol=2e-5, atol=1e-4)
+
+
+def test_rounding_by_effect_is_the_default_with_data_and_waits_for_it():
+    named = find_recipe("weight_only", "w4a16")
+    assert named.rounding == "gptq" and find_recipe("weight_only", "w8a16").rounding == "nearest"
+
+    def weights(model):
+        return const_value(products(realized(model))[0].args[1])
+
+    plain = weights(tvmquant.quantize(two_layers(), recipe=Recipe.for_bits("w4a16")))
+    np.testing.assert_array_equal(weights(quantized("w4a16", recipe=named)), plain)
+    assert np.any(weights(quantized("w4a16", calibration=correlated(8))) != plain)
