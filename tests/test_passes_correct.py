@@ -90,3 +90,27 @@ def test_compile_with_data_corrects_below_eight_bits(bits):
     assert error(bits=bits) < error(recipe=Recipe.for_bits(bits))
     assert tvmquant.quantize(model, bits, calibration=feeds).recipe.rounding == "gptq"
     assert tvmquant.quantize(model, 8, calibration=feeds).recipe.rounding == "nearest"
+
+
+@pytest.mark.parametrize("rounding", ["adaround", "gptq"])
+@pytest.mark.parametrize("bad", [np.nan, np.inf, 1e8, "all nan", "zero", "one"])
+def test_bad_data_corrects_no_worse_than_clean_data(rounding, bad):
+    mod, qdq, batches, recipe = prepared("w2a8", 24, rounding=rounding, bias_correction=True)
+    unseen = samples(16, seed=9)
+    before = loss(mod, qdq, unseen)
+    if bad == "all nan":
+        batches = [[np.full_like(batches[0][0], np.nan)]] * 2
+    elif bad == "zero":
+        batches = [[np.zeros_like(batches[0][0])]] * 2
+    elif bad == "one":
+        batches = batches[:1]
+    else:
+        batches[3][0][0, 2, 4, 4] = bad
+    with np.errstate(all="ignore"):
+        fixed = correct(mod, qdq, batches, recipe)
+    for _, value in Graph(fixed).bindings:
+        if is_op(value, "tvmquant.dequantize") and not hasattr(value.args[0], "name"):
+            scale = value.args[1].value.numpy()
+            assert np.isfinite(scale).all() and scale.min() > np.finfo(np.float32).tiny
+    after = loss(mod, fixed, unseen)
+    assert after < (1.2 if isinstance(bad, str) else 0.7) * before

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from tvm import relax
 
+from tvmquant.calibration.histogram import OUTLIER_RATIO, bulk
 from tvmquant.graph import name_of
 from tvmquant.interpreter.lockstep import LinearLayer
 from tvmquant.ops.integer import ints
@@ -127,9 +128,32 @@ def _choice(rng: np.random.Generator, total: int, count: int) -> np.ndarray | sl
     return slice(None) if total <= count else np.sort(rng.choice(total, count, replace=False))
 
 
+def _usable(x: np.ndarray, y: np.ndarray) -> np.ndarray | None:
+    """Which positions are finite and no outliers, ``[positions]``; ``None`` for all.
+
+    One broken sample would outweigh all others in a squared error. Where nothing is usable, one
+    position of zeros stands for the data.
+    """
+    peak = np.abs(y).max(1)
+    finite = np.isfinite(peak)
+    if not np.isfinite(x.sum()):
+        finite &= np.isfinite(x).all((0, 2))
+    largest = bulk(peak[finite])
+    usable = finite & (peak <= OUTLIER_RATIO * largest) if largest > 0 else finite
+    if usable.all():
+        return None
+    if not usable.any():
+        x[:, 0], y[0] = 0, 0
+        usable[0] = True
+    return usable
+
+
 def _centred(xs: Sequence[np.ndarray], ys: Sequence[np.ndarray]) -> Moments:
     x = np.concatenate(xs, 1)
     y = np.concatenate(ys)
+    usable = _usable(x, y)
+    if usable is not None:
+        x, y = x[:, usable], y[usable]
     groups, total = x.shape[:2]
     y = y.reshape(total, groups, -1).transpose(1, 0, 2)
     x_mean, y_mean = x.mean(1, dtype=np.float64), y.mean(1, dtype=np.float64)
