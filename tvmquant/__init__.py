@@ -42,6 +42,7 @@ _HOME = {
     "QuantSpec": "tvmquant.quant_spec",
     "LayerRule": "tvmquant.quant_spec",
     "TvmQuantError": "tvmquant.errors",
+    "AccuracyError": "tvmquant.errors",
     "InputError": "tvmquant.errors",
     "ModelError": "tvmquant.errors",
     "UnsupportedOperatorError": "tvmquant.errors",
@@ -55,6 +56,7 @@ _HOME = {
 if TYPE_CHECKING:
     from tvmquant.compiler import compile, quantize
     from tvmquant.errors import (
+        AccuracyError,
         BundleError,
         CalibrationError,
         InputError,
@@ -75,6 +77,7 @@ if TYPE_CHECKING:
     from tvmquant.tuning.trials import Trials
 
 __all__ = [
+    "AccuracyError",
     "Benchmark",
     "BundleError",
     "CalibrationError",

@@ -71,3 +71,23 @@ def write_npz(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
     finally:
         if part.is_file():
             part.unlink()
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file, all or nothing.
+
+    Raises
+    ------
+    InputError
+        If the file cannot be written.
+    """
+    part = path.with_name(f".{path.name}.part")
+    try:
+        part.write_text(text, encoding="utf-8")
+        part.replace(path)
+    except OSError as error:
+        reason = error.strerror or error
+        raise InputError(f"cannot write {path}: {reason}; name another file") from None
+    finally:
+        if part.is_file():
+            part.unlink()

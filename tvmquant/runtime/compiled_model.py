@@ -20,11 +20,14 @@ from tvmquant.runtime import bundle as _bundle
 from tvmquant.runtime import profile as _profile
 from tvmquant.runtime.arrays import check_inputs, example_inputs
 from tvmquant.runtime.footprint import Footprint
+from tvmquant.runtime.gpu import device_for, finished
 from tvmquant.runtime.link import export_library
 from tvmquant.runtime.manifest import Manifest, TensorInfo
 from tvmquant.runtime.model import Inputs, Model
 
 if TYPE_CHECKING:
+    from tvmquant.analysis.max_drop import MaxDropReport
+    from tvmquant.analysis.report import SensitivityReport
     from tvmquant.remote.model import RemoteModel
 
 
@@ -61,6 +64,9 @@ class CompiledModel(Model):
         self._buffers: list[Any] = []
         self._lock = threading.Lock()
         self._expanded: list[Any] | None = None
+        self._device = device_for(manifest)
+        # What ``tvmquant.compile(…, max_drop=…)`` did to meet it.
+        self.max_drop_report: MaxDropReport | None = None
         # Seconds: opening the library, making a machine, expanding constants.
         self.open_seconds = 0.0
         self._machine_seconds = self._expand_seconds = 0.0
@@ -183,13 +189,41 @@ class CompiledModel(Model):
         with self._lock:
             run = self._entry()
             result = _benchmark.measure(
-                lambda: run(*tensors),
+                finished(lambda: run(*tensors), self._device),
                 warmup=warmup,
                 repeats=repeats,
                 threads=threads,
                 progress=progress,
             )
             return replace(result, footprint=self._footprint())
+
+    def debug(self, model: Any, data: Any, **options: Any) -> SensitivityReport:
+        """Compare with the float model, layer by layer: where does accuracy go?
+
+        Parameters
+        ----------
+        model : object
+            The float model, as for :func:`tvmquant.compile`, or the ``QuantizedModel`` that was
+            compiled.
+        data : object
+            Inputs, as calibration data; unless ``calibration`` is given as well, the data that
+            the model was calibrated on.
+        **options
+            ``calibration``, ``samples``, ``progress``: see :func:`tvmquant.analysis.debug.debug`.
+
+        Returns
+        -------
+        SensitivityReport
+            Has ``table()``, ``to_dict()`` and ``to_html(path)``.
+
+        Raises
+        ------
+        InputError
+            If the model or the calibration data is not what this was compiled from.
+        """
+        from tvmquant.analysis.debug import debug
+
+        return debug(self, model, data, **options)
 
     def _footprint(self) -> Footprint:
         return Footprint.of(
@@ -242,7 +276,7 @@ class CompiledModel(Model):
 
     def _new_machine(self) -> VirtualMachine:
         start = time.perf_counter()
-        machine = VirtualMachine(self._load_module(), tvm.cpu())
+        machine = VirtualMachine(self._load_module(), self._device)
         self._machine_seconds = time.perf_counter() - start
         return machine
 
@@ -251,7 +285,9 @@ class CompiledModel(Model):
         if self._main is None:
             machine = self._new_machine()
             # Input buffers are kept: making a tensor takes longer than running a small layer.
-            self._buffers = [tvm.runtime.empty(info.shape, info.dtype) for info in self.inputs]
+            self._buffers = [
+                tvm.runtime.empty(info.shape, info.dtype, self._device) for info in self.inputs
+            ]
             main, expanded = machine["main"], self._expand(machine)
             self._main = (lambda *inputs: main(*inputs, *expanded)) if expanded else main
         return self._main
@@ -268,7 +304,7 @@ class CompiledModel(Model):
         arrays = (
             example_inputs(self.inputs) if inputs is None else check_inputs(inputs, self.inputs)
         )
-        return [tvm.runtime.tensor(array) for array in arrays]
+        return [tvm.runtime.tensor(array, self._device) for array in arrays]
 
     def _invoke(self, arrays: Sequence[np.ndarray]) -> tuple[np.ndarray, ...]:
         with self._lock:
