@@ -1,0 +1,63 @@
+"""Bias correction from batch norms."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from batch_norm_tools import pictures, residual
+from networks import interpret
+
+from tvmquant.compiler import quantize
+from tvmquant.errors import RecipeError
+from tvmquant.frontend import load_model
+from tvmquant.passes.annotate import annotate
+from tvmquant.passes.batch_norms import find_batch_norms
+from tvmquant.passes.calibrate_analytic import calibrate_analytic
+from tvmquant.passes.correct_analytic import correct_analytic
+from tvmquant.passes.simplify import simplify
+from tvmquant.recipes import find_recipe
+
+
+def prepared(bits, seed=0, granularity="per_channel"):
+    _, model = residual(seed=seed)
+    recipe = find_recipe("data_free", bits)
+    recipe = replace(recipe, weights=replace(recipe.weights, granularity=granularity))
+    imported = load_model(model).mod
+    norms = find_batch_norms(imported)
+    mod = annotate(simplify(imported), recipe)
+    return mod, calibrate_analytic(mod, norms, recipe), norms
+
+
+def mean_error(mod, other):
+    feeds = [list(f.values()) for f in pictures(32, seed=5)]
+    errors = [interpret(mod, f)[0] - interpret(other, f)[0] for f in feeds]
+    return float(np.sum(np.mean(errors, 0) ** 2))
+
+
+@pytest.mark.parametrize(("bits", "granularity"), [("w4a8", "per_tensor"), ("w2a8", "per_channel")])
+def test_the_mean_error_of_unseen_pictures_gets_smaller(bits, granularity):
+    before = after = 0.0
+    for seed in range(3):
+        mod, qdq, norms = prepared(bits, seed, granularity)
+        before += mean_error(mod, qdq)
+        after += mean_error(mod, correct_analytic(mod, qdq, norms))
+    assert after < 0.5 * before
+
+
+def test_statistics_are_needed():
+    mod, qdq, _ = prepared("w4a8")
+    with pytest.raises(RecipeError, match="the model has no batch norms"):
+        correct_analytic(mod, qdq, {})
+
+
+def test_with_calibration_data_as_well():
+    _, model = residual()
+    mod = simplify(load_model(model).mod)
+    feeds = pictures(16)
+    base = find_recipe("fast", "w2a8")
+
+    def error(**changes):
+        qdq = quantize(model, recipe=replace(base, **changes), calibration=feeds).mod
+        return mean_error(mod, qdq)
+
+    assert error(bias_correction="analytic") < error()
