@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from tvmquant.errors import BundleError
+from tvmquant.runtime.gpu import cuda_arch, why_no_gpu
 from tvmquant.runtime.manifest import Manifest, current_versions
 from tvmquant.runtime.save import FORMAT, LIBRARY, MANIFEST, save_folder
 
@@ -101,13 +102,19 @@ def why_not_runnable(manifest: Manifest, library: Path | None = None) -> str | N
             f"it was compiled for {made_for}, this machine is {here}: compile it for this one, or "
             "export it to the device"
         )
-    # Of ARM processors the system knows more than TVM does, and without TVM's compiler.
-    features = arm_features()
-    if features is None:
-        features = get_device("host").features
-    missing = sorted(set(manifest.features) - features)
-    if missing:
-        return f"this processor lacks {', '.join(missing)}: compile the model on this machine"
+    arch = cuda_arch(manifest)
+    if arch is not None:
+        no_gpu = why_no_gpu(arch)
+        if no_gpu is not None:
+            return no_gpu
+    else:
+        # Of ARM processors the system knows more than TVM does, and without TVM's compiler.
+        features = arm_features()
+        if features is None:
+            features = get_device("host").features
+        missing = sorted(set(manifest.features) - features)
+        if missing:
+            return f"this processor lacks {', '.join(missing)}: compile the model on this machine"
     installed = current_versions()
     for name in ("apache-tvm", "apache-tvm-ffi"):
         made = manifest.versions.get(name, installed[name])
@@ -185,7 +192,8 @@ def architecture(manifest: Manifest, library: Path | None = None) -> str | None:
         if made_for is not None:
             return made_for
     target = json.loads(manifest.target_json)
-    triple = str(target.get("mtriple", "")) if isinstance(target, dict) else ""
+    target = target.get("host", target) if isinstance(target, dict) else {}
+    triple = str(target.get("mtriple", ""))
     return canonical(triple.split("-")[0]) or None
 
 

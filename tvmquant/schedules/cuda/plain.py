@@ -47,6 +47,12 @@ class PlainKernel:
         """Name of the kernel, unique for its workload."""
         return name_of(self.workload, "cuda")
 
+    @property
+    def label(self) -> str:
+        """For profiles."""
+        kind = "depthwise" if self.workload.op.startswith("depthwise") else "direct"
+        return f"{kind} cuda"
+
     def prim_func(self) -> Any:
         """PrimFunc of the kernel's arguments."""
         return self.launch.prim_func(self.arguments)
