@@ -9,7 +9,8 @@ import os
 import sys
 import tempfile
 import time
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from collections.abc import Iterator
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -42,6 +43,7 @@ Existing = click.Path(exists=True, path_type=Path)
 @click.option("--shared", default=Path("../shared"), type=click.Path(path_type=Path))
 @click.option("--models", type=Existing, help="Folder of fetched models; default SHARED/models.")
 @click.option("--data", type=Existing, help="fashion_mnist.npz; default SHARED/data.")
+@click.option("--minutes", type=float, help="Start nothing after so long; the rest is left out.")
 @click.option("--fresh", is_flag=True, help="Measure again what the folder has already.")
 @click.option("-o", "out", default=Path("benchmarks/results"), type=click.Path(path_type=Path))
 def main(
@@ -54,6 +56,7 @@ def main(
     shared: Path,
     models: Path | None,
     data: Path | None,
+    minutes: float | None,
     fresh: bool,
     out: Path,
 ) -> None:
@@ -74,7 +77,7 @@ def main(
     report = _begin(names or NETWORKS, places, quick, draws, console)
     old = {} if fresh else {key(row): row for row in _old_rows(out, report["settings"])}
     with tempfile.TemporaryDirectory() as work:
-        tasks = _tasks(list(report["networks"]), patterns, wanted, draws)
+        tasks = _tasks(report["networks"], patterns, wanted)
         order = [where for where, _ in tasks]
         todo = [
             (where, {**task, "places": (*places, Path(work)), "quick": quick})
@@ -83,7 +86,7 @@ def main(
         ]
         rows = dict(old)
         start = saved = time.monotonic()
-        for where, row in _measured(todo, jobs, console):
+        for where, row in _measured(todo, jobs, minutes, console):
             rows[where] = row
             if time.monotonic() - saved > 60:
                 # What is measured survives an interruption.
@@ -94,7 +97,8 @@ def main(
     report["rows"] = in_order(rows.values(), order)
     write(report, out)
     _show(report, console)
-    console.print(f"{len(todo)} rows in {report['minutes']} min; wrote accuracy.* to {out}")
+    done = f"{len(rows) - len(old)} of {len(todo)} rows in {report['minutes']} min"
+    console.print(f"{done}; wrote accuracy.* to {out}")
 
 
 def limit_threads() -> None:
@@ -147,14 +151,14 @@ def _old_rows(out: Path, settings: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def _tasks(
-    names: list[str], patterns: list[str], wanted: list[str], draws: int
+    networks: dict[str, dict[str, Any]], patterns: list[str], wanted: list[str]
 ) -> list[tuple[tuple[str, ...], dict[str, Any]]]:
     """Everything to measure, in the order of the table: key of the row and fields of the task."""
     from benchmarks.accuracy.methods import table
     from benchmarks.accuracy.peers import Peer, peers
 
     tasks = []
-    for name in names:
+    for name in networks:
         slow = SLOW_METHODS.get(name)
         for row in (*table(), *peers()):
             if isinstance(row, Peer) and name not in row.networks:
@@ -166,50 +170,64 @@ def _tasks(
             for bits in row.bits:
                 if (wanted and bits not in wanted) or (slow and bits not in SLOW_BITS):
                     continue
-                count = min(draws, row.draws, 3 if slow else 5 if draws <= 5 else draws)
+                count = min(row.draws, 1 if bits.startswith("w2") else networks[name]["draws"])
                 task = {
                     "network": name,
                     "method": row.key,
                     "bits": bits,
                     "draws": tuple(range(count)),
-                    "cost": row.cost * (10 if slow else 1),
                 }
                 tasks.append(((name, row.section, row.name, bits), task))
     return tasks
 
 
-def _measured(todo: list[tuple[tuple[str, ...], dict[str, Any]]], jobs: int, console: Console):
-    """Rows as they come: long ones first, then by precision, so that kernels are met again."""
-    from benchmarks.accuracy.run import Task, measure
+def _measured(
+    todo: list[tuple[tuple[str, ...], dict[str, Any]]],
+    jobs: int,
+    minutes: float | None,
+    console: Console,
+) -> Iterator[tuple[tuple[str, ...], dict[str, Any]]]:
+    """Rows as they come: those of the targets first, then by precision: kernels are met again."""
+    from benchmarks.accuracy.report import OURS
+    from benchmarks.accuracy.run import Task
 
     def place(item: tuple[tuple[str, ...], dict[str, Any]]) -> tuple:
-        task = item[1]
-        long = task["cost"] * len(task["draws"]) > 60
-        return (not long, task["network"], task["bits"])
+        (network, section, name, bits), _ = item
+        first = f"{section}/{name}" == OURS or section == "peers"
+        return (not first, section in ("activations", "weights"), network, bits)
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    end = time.monotonic() + 60 * minutes if minutes else float("inf")
     with Progress(*columns, TimeRemainingColumn(), console=console) as progress:
         bar = progress.add_task("rows", total=len(todo))
-        ordered = [(where, Task(**task)) for where, task in sorted(todo, key=place)]
-        if jobs == 1:
-            results = ((where, measure(task)) for where, task in ordered)
-            yield from _reported(results, progress, bar)
-            return
+        queue = iter([(where, Task(**task)) for where, task in sorted(todo, key=place)])
         context = multiprocessing.get_context("spawn")
         with ProcessPoolExecutor(jobs, mp_context=context, initializer=limit_threads) as pool:
-            futures = {pool.submit(measure, task): where for where, task in ordered}
-            results = ((futures[done], done.result()) for done in as_completed(futures))
-            yield from _reported(results, progress, bar)
+            running: dict[Any, tuple[str, ...]] = {}
+            while True:
+                while len(running) < jobs and time.monotonic() < end and (one := next(queue, None)):
+                    running[pool.submit(measure, one[1])] = one[0]
+                if not running:
+                    break
+                for done in wait(running, return_when=FIRST_COMPLETED).done:
+                    where, row = running.pop(done), done.result()
+                    _say(where, row, progress)
+                    progress.advance(bar)
+                    yield where, row
 
 
-def _reported(results: Any, progress: Progress, bar: Any) -> Any:
+def measure(task: Any) -> dict[str, Any]:
+    """In a process of its own: the limits on threads are set before the libraries start."""
+    from benchmarks.accuracy.run import measure as run
+
+    return run(task)
+
+
+def _say(where: tuple[str, ...], row: dict[str, Any], progress: Progress) -> None:
     from benchmarks.accuracy.report import cell
 
-    for where, row in results:
-        spent = " ".join(f"{k} {v:.1f}" for k, v in (row["seconds"] or {}).items())
-        progress.console.print(f"{' '.join(where)}: {cell(row)}  {spent}", highlight=False)
-        progress.advance(bar)
-        yield where, row
+    spent = " ".join(f"{k} {v:.1f}" for k, v in (row["seconds"] or {}).items())
+    progress.console.print(f"{' '.join(where)}: {cell(row)}  {spent}", highlight=False)
 
 
 def _show(report: dict[str, Any], console: Console) -> None:

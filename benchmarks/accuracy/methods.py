@@ -28,7 +28,7 @@ SECTIONS = {
 
 @dataclass(frozen=True)
 class Method:
-    """A row.
+    """A row of the table.
 
     Attributes
     ----------
@@ -42,11 +42,9 @@ class Method:
     bits : tuple of str
         Precisions at which it is measured.
     draws : int
-        At most so many draws.
+        At most so many draws; at 2-bit weights one.
     data : bool
         Whether it gets calibration data.
-    cost : int
-        Seconds a draw in the order of magnitude, to start the long ones first.
     """
 
     section: str
@@ -56,7 +54,6 @@ class Method:
     bits: tuple[str, ...] = GRID
     draws: int = 5
     data: bool = True
-    cost: int = 5
 
     @property
     def key(self) -> str:
@@ -109,23 +106,17 @@ def _ranges() -> list[Method]:
         ):
             if (granularity, name) == ("per_channel", "entropy"):
                 continue  # a channel has too few weights for a histogram
-            rows.append(
-                Method(
-                    "weights",
-                    f"{granularity} {name}",
-                    adds,
-                    made(name, "mse", granularity),
-                    ("w8a8", "w4a8", "w2a8"),
-                    draws=2,
-                )
-            )
+            make = made(name, "mse", granularity)
+            bits = ("w8a8", "w4a8", "w2a8")
+            # They hardly depend on the draw.
+            rows.append(Method("weights", f"{granularity} {name}", adds, make, bits, draws=1))
     return rows
 
 
 def _steps(section: str, granularity: str) -> list[Method]:
     def row(name: str, adds: str, w: str, a: str, **changes: Any) -> Method:
-        cost = 30 if changes.get("rounding") == "adaround" else 5
-        return Method(section, name, adds, made(w, a, granularity, **changes), cost=cost)
+        draws = 3 if granularity == "per_channel" else 2
+        return Method(section, name, adds, made(w, a, granularity, **changes), draws=draws)
 
     corrected = {"bias_correction": "empirical"}
     equalized = {"equalize": True}
@@ -140,6 +131,8 @@ def _steps(section: str, granularity: str) -> list[Method]:
         row("+ CLE + GPTQ", "equalization before GPTQ", "mse", "mse",
             rounding="gptq", **corrected, **equalized),
     ]  # fmt: skip
+    if granularity == "per_tensor":
+        last = [made_row for made_row in last if made_row.name != "+ GPTQ"]
     return [
         first,
         row("+ MSE ranges", "ranges of least squared error", "mse", "mse"),
@@ -152,21 +145,20 @@ def _steps(section: str, granularity: str) -> list[Method]:
 def _named() -> list[Method]:
     rows = [Method("recipes", "default", "tvmquant.compile with data", default)]
     known = (
-        # name in the table, bits, whether it gets data
-        ("standard_ptq", GRID, True),
-        ("fast", GRID, True),
-        ("data_free", TARGET_BITS, False),
-        ("aciq4", TARGET_BITS, True),
-        ("tensorrt8", TARGET_BITS, True),
-        ("fixed_point", TARGET_BITS, True),
-        ("dynamic", ("w8a8", "w4a8"), True),
-        ("weight_only", ("w8a16", "w4a16", "w2a16"), False),
-        ("float16", ("w16a16",), False),
+        # name in the table, bits, draws, whether it gets data
+        ("standard_ptq", GRID, 5, True),
+        ("fast", GRID, 3, True),
+        ("data_free", TARGET_BITS, 1, False),
+        ("aciq4", TARGET_BITS, 3, True),
+        ("tensorrt8", TARGET_BITS, 3, True),
+        ("fixed_point", TARGET_BITS, 3, True),
+        ("dynamic", ("w8a8", "w4a8"), 1, False),
+        ("weight_only", ("w8a16", "w4a16", "w2a16"), 1, False),
+        ("float16", ("w16a16",), 1, False),
     )
-    for name, bits, data in known:
+    for name, bits, draws, data in known:
         named = RECIPES.get(name)
         if named is not None:
-            draws = 5 if data else 1
             rows.append(Method("recipes", name, named.summary, named.make, bits, draws, data))
     return rows
 

@@ -15,7 +15,7 @@ from benchmarks.peers.base import Unavailable
 TRAINED = Path(__file__).parent / "networks"
 # Divides the 10,000 test pictures.
 BATCH = 50
-CALIBRATION = {"fashion": 500, "photos": 32, "lines": 32, "sentences": 32}
+CALIBRATION = {"fashion": 250, "photos": 32, "lines": 32, "sentences": 32}
 
 
 def load(name: str, shared: Path, models: Path, data: Path, quick: bool) -> Network:
@@ -51,7 +51,7 @@ def _fashion(name: str, _shared: Path, _models: Path, data: Path, quick: bool) -
     with np.load(_there(data)) as archive:
         train, test = archive["x_train"], archive["x_test"]
         labels = archive["y_test"].astype(np.int64)
-    count = 2000 if quick else len(test) // BATCH * BATCH
+    count = (min(2000, len(test)) if quick else len(test)) // BATCH * BATCH
 
     def draw(seed: int) -> list[Inputs]:
         chosen = np.random.default_rng(seed).choice(
@@ -81,7 +81,7 @@ def _efficientnet(shared: Path, _models: Path, _data: Path, quick: bool) -> Netw
         "agreement",
         lambda seed: pictures.crops(photos, CALIBRATION["photos"], 1000 + seed),
         pictures.crops(photos, count, 0),
-        draws=3,
+        draws=2,
         about=f"{count} random crops of {len(photos)} photos without labels, "
         f"{CALIBRATION['photos']} other crops to calibrate",
     )
@@ -96,7 +96,7 @@ def _ocr(_shared: Path, models: Path, _data: Path, quick: bool) -> Network:
         "cosine",
         lambda seed: pictures.lines(CALIBRATION["lines"], 1000 + seed),
         pictures.lines(count, 0),
-        draws=3,
+        draws=2,
         about=f"{count} drawn lines of text, {CALIBRATION['lines']} others to calibrate",
     )
 
@@ -112,7 +112,7 @@ def _minilm(shared: Path, models: Path, _data: Path, quick: bool) -> Network:
         lambda seed: sentences.token_batches(vocabulary, CALIBRATION["sentences"], 1000 + seed),
         sentences.token_batches(vocabulary, count, 0),
         output=-1,
-        draws=3,
+        draws=2,
         about=f"embeddings of {2 * count} random sentences of the documentation, "
         f"{2 * CALIBRATION['sentences']} others to calibrate",
     )

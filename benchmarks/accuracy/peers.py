@@ -28,8 +28,6 @@ class Peer:
     bits : tuple of str
     draws : int
         At most so many.
-    cost : int
-        Seconds a draw, roughly.
     networks : tuple of str
         Where it takes part.
     """
@@ -40,7 +38,6 @@ class Peer:
     build: Callable[[Network, list[Inputs], str, Path], Infer]
     bits: tuple[str, ...] = ("w8a8",)
     draws: int = 5
-    cost: int = 10
     networks: tuple[str, ...] = ("resnet20", "mobilenetv2")
     section: str = "peers"
 

@@ -44,7 +44,6 @@ def rows() -> list[Peer]:
             "OpenVINO",
             partial(build, fast=fast),
             draws=5 if fast else 3,
-            cost=10 if fast else 30,
             networks=("resnet20", "mobilenetv2", *(("efficientnet_lite0",) if fast else ())),
         )
         for fast in (True, False)

@@ -32,8 +32,6 @@ class Task:
     places : tuple of Path
         ``shared``, ``models``, ``data`` and the folder for converted files.
     quick : bool
-    cost : int
-        Seconds a draw, roughly.
     """
 
     network: str
@@ -42,12 +40,11 @@ class Task:
     draws: tuple[int, ...]
     places: tuple[Path, Path, Path, Path]
     quick: bool
-    cost: int
 
 
 @dataclass
 class Row:
-    """A measured row; scores and drops in percent, seconds as medians over the draws."""
+    """A measured row; scores and drops in percent, seconds of CPU as medians over the draws."""
 
     network: str
     section: str
@@ -115,7 +112,7 @@ def measure_method(
     import tvmquant
 
     data = network.calibration(draw) if method.data else None
-    start = time.perf_counter()
+    start = time.process_time()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         quantized = tvmquant.quantize(
@@ -124,7 +121,7 @@ def measure_method(
             calibration=data,
             input_shapes=network.shapes,
         )
-        quantized_at = time.perf_counter()
+        quantized_at = time.process_time()
         with _kernels().active():
             model = tvmquant.compile(quantized)
     names = [info.name for info in model.inputs]
@@ -134,12 +131,12 @@ def measure_method(
         return result if isinstance(result, tuple) else (result,)
 
     infer(network.test[0])
-    compiled_at = time.perf_counter()
+    compiled_at = time.process_time()
     outputs = network.evaluate(infer)
     spent = {
         "quantize": quantized_at - start,
         "compile": compiled_at - quantized_at,
-        "run": time.perf_counter() - compiled_at,
+        "run": time.process_time() - compiled_at,
     }
     return network.score(outputs), spent, "compiled"
 
@@ -148,11 +145,11 @@ def measure_peer(
     network: Network, peer: Peer, bits: str, draw: int, work: Path
 ) -> tuple[float, dict[str, float], str]:
     """Score, seconds by step, and what ran, of another tool."""
-    start = time.perf_counter()
+    start = time.process_time()
     folder = work / f"{network.name}-{peer.name}-{bits}-{draw}".replace(" ", "_").replace("/", "_")
     folder.mkdir(parents=True, exist_ok=True)
     infer = peer.build(network, network.calibration(draw), bits, folder)
-    built = time.perf_counter()
+    built = time.process_time()
     outputs = network.evaluate(infer)
-    spent = {"quantize": built - start, "run": time.perf_counter() - built}
+    spent = {"quantize": built - start, "run": time.process_time() - built}
     return network.score(outputs), spent, peer.engine
