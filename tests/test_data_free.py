@@ -37,7 +37,7 @@ def test_it_beats_noise_and_warns_of_none(bits):
         with warnings.catch_warnings():
             warnings.simplefilter("error", SyntheticCalibrationWarning)
             by_norms += quantized_loss(model, recipe=find_recipe("data_free", bits))
-        with pytest.warns(SyntheticCalibrationWarning):
+        with pytest.warns(SyntheticCalibrationWarning, match="or recipe data_free: the model has"):
             by_noise += quantized_loss(model, bits=bits)
     assert by_norms < 0.7 * by_noise
 

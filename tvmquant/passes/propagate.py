@@ -9,24 +9,24 @@ distribution of its inputs.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import tvm
 from tvm import relax
 
-from tvmquant.calibration.spread import REACH, Spread, combine, from_samples
+from tvmquant.calibration.spread import REACH, Spread
 from tvmquant.graph import const_value, name_of, operands
 from tvmquant.interpreter import Interpreter
-from tvmquant.interpreter.interpreter import EVALUATORS
-from tvmquant.ops import is_op, op_name
+from tvmquant.ops import is_op
 from tvmquant.ops.integer import shape_of
 from tvmquant.passes.batch_norms import Norms
 from tvmquant.passes.fold_affine import is_linear
 from tvmquant.passes.input_spread import input_spreads
 from tvmquant.passes.linear_spread import linear_spread
 from tvmquant.passes.quantized import MOVES
+from tvmquant.passes.spread_rules import applied, measured, picked
 from tvmquant.passes.tables import TABULAR
 
 Tap = Callable[[relax.Var, Any, Spread], None]
@@ -158,7 +158,7 @@ class _Propagation:
                 args.append(array.reshape(1, -1).astype(np.float64))
             else:
                 return None
-        return _applied(value, name, args, roots)
+        return applied(value, name, args, roots)
 
     def _moved(self, var: relax.Var, value: relax.Call) -> Any:
         """Follow every element: which channel of which argument it is."""
@@ -180,8 +180,8 @@ class _Propagation:
         points = np.concatenate(pool, 1)
         result = self.interpreter.step(var, value, env)
         if isinstance(result, tuple | list):
-            return [_picked(points, part) for part in result]
-        return _picked(points, result)
+            return [picked(points, part) for part in result]
+        return picked(points, result)
 
     def _sampled(self, var: relax.Var, value: Any) -> Any:
         """Run the operator on random numbers; tensors of one root get the same ones."""
@@ -196,8 +196,8 @@ class _Propagation:
                     env[arg] = self._random(arg, normal)
             results.append(self.interpreter.step(var, value, env))
         if isinstance(results[0], tuple | list):
-            return [_measured(parts) for parts in zip(*results)]
-        return _measured(results)
+            return [measured(parts) for parts in zip(*results)]
+        return measured(results)
 
     def _random(self, arg: relax.Var, normal: dict[Any, np.ndarray]) -> Any:
         spread = self.spreads[arg]
@@ -225,49 +225,6 @@ class _Propagation:
 def is_nhwc(call: relax.Call) -> bool:
     """Whether a convolution has its channels last."""
     return str(call.attrs["data_layout"]) == "NHWC"
-
-
-def _applied(
-    value: relax.Call, name: str, args: list[Any], roots: Mapping[Any, Spread]
-) -> Spread | None:
-    """An elementwise operator on the points of its arguments."""
-    seen = _LastAxis(value) if name == "nn.prelu" else value
-    evaluate = EVALUATORS[op_name(value) or ""]
-
-    def function(*points: np.ndarray) -> np.ndarray:
-        rest = iter(points)
-        filled = [next(rest) if isinstance(arg, Spread) else arg for arg in args]
-        return np.asarray(evaluate(filled, seen)).astype(np.float64)
-
-    spreads = [arg for arg in args if isinstance(arg, Spread)]
-    if len({spread.channels for spread in spreads} - {1}) > 1:
-        return None
-    if len(roots) == 1:
-        return Spread(function(*(spread.points for spread in spreads)), spreads[0].root)
-    if len(spreads) == 2 and len(args) == 2:
-        return combine(function, *spreads)
-    return None
-
-
-def _picked(points: np.ndarray, ids: np.ndarray) -> Spread | None:
-    """Spread of a tensor whose elements are these channels of ``points`` (0: padding)."""
-    if not ids.size or ids.ndim == 0:
-        return None
-    rows = np.rint(ids).astype(np.int64).reshape(-1, ids.shape[-1])
-    high = rows.max(0)
-    if np.all((rows == high) | (rows == 0)) and high.all():
-        return Spread(points[:, high - 1])
-    counts = np.bincount(rows.reshape(-1), minlength=points.shape[1] + 1)[1:]
-    return Spread(points).pooled(counts.astype(np.float64)) if counts.any() else None
-
-
-def _measured(results: Any) -> Spread | None:
-    """Spread of observed arrays, by channel where there are enough values of each."""
-    arrays = [np.asarray(result, np.float64) for result in results]
-    width = arrays[0].shape[-1] if arrays[0].ndim else 1
-    values = np.concatenate([array.reshape(-1, max(width, 1)) for array in arrays])
-    values = np.nan_to_num(values, nan=0.0, posinf=0.0, neginf=0.0)
-    return from_samples(values if len(values) >= 256 else values.reshape(-1, 1))
 
 
 def _input(param: relax.Var, limits: tuple[float, float] | None) -> Spread:
@@ -305,11 +262,3 @@ def _last(array: np.ndarray) -> int:
 
 def _shape(arg: relax.Var) -> list[int]:
     return shape_of(arg) if isinstance(arg.ty, relax.TensorType) else [1]
-
-
-class _LastAxis:
-    """A PReLU call as its evaluator must see it here."""
-
-    def __init__(self, call: relax.Call) -> None:
-        self.attrs = {"axis": -1}
-        self.op = call.op
