@@ -49,10 +49,24 @@ def weights(mod):
     }
 
 
-def test_eight_bit_weights_stay():
-    mod, qdq, batches, recipe = prepared("w8a8", 4, rounding="gptq")
+def test_eight_bit_weights_move_by_little_and_keep_their_scales():
+    mod, qdq, batches, recipe = prepared("w8a8", 24, rounding="gptq", bias_correction=True)
     fixed = correct(mod, qdq, batches, recipe)
     assert weights(fixed).keys() == weights(qdq).keys()
+    for name, value in weights(fixed).items():
+        old = weights(qdq)[name].astype(int)
+        assert 0 < np.abs(value - old).max() < 32
+    scales = [
+        [v.args[1].value.numpy() for _, v in Graph(m).bindings if is_op(v, "tvmquant.dequantize")]
+        for m in (qdq, fixed)
+    ]
+    for old, new in zip(*scales, strict=True):
+        np.testing.assert_array_equal(new, old)
+
+
+def test_adaround_leaves_eight_bit_weights():
+    mod, qdq, batches, recipe = prepared("w8a8", 4, rounding="adaround")
+    fixed = correct(mod, qdq, batches, recipe)
     for name, value in weights(fixed).items():
         np.testing.assert_array_equal(value, weights(qdq)[name])
 
@@ -89,7 +103,8 @@ def test_compile_with_data_corrects_below_eight_bits(bits):
 
     assert error(bits=bits) < error(recipe=Recipe.for_bits(bits))
     assert tvmquant.quantize(model, bits, calibration=feeds).recipe.rounding == "gptq"
-    assert tvmquant.quantize(model, 8, calibration=feeds).recipe.rounding == "nearest"
+    assert tvmquant.quantize(model, 8, calibration=feeds).recipe.rounding == "gptq"
+    assert tvmquant.quantize(model, "w8a16", calibration=feeds).recipe.rounding == "nearest"
 
 
 @pytest.mark.parametrize("rounding", ["adaround", "gptq"])

@@ -108,9 +108,9 @@ def compile(
     target : str, dict, tvm.target.Target or Device
         ``"host"`` or a TVM target.
     bits : int or str
-        8, 4, 2, 1 or a name such as ``"w4a8"``; ignored when ``recipe`` is given. Weights below
-        8 bits are rounded by their effect on the calibration data
-        (:meth:`Recipe.with_corrections`) when there is any.
+        8, 4, 2, 1 or a name such as ``"w4a8"``; ignored when ``recipe`` is given. Weights are
+        rounded by their effect on the calibration data (:meth:`Recipe.with_corrections`) when
+        there is any.
     calibration : object, optional
         Data to choose ranges on: arrays, an iterable of input dictionaries, an ONNX Runtime
         ``CalibrationDataReader`` or the path of an ``.npz``. Without it noise is used, with a
@@ -224,8 +224,9 @@ def _recipe(
 ) -> Recipe:
     if recipe is None:
         chosen = Recipe.for_bits(bits)
-        # Below 8 bits rounding to nearest loses most networks; on noise there is nothing to learn.
-        return chosen.with_corrections() if has_data and chosen.weights.bits < 8 else chosen
+        # On noise there is nothing to learn, and 8-bit weights of float activations lose nothing.
+        exact = chosen.weights.bits == 8 and chosen.activations.bits in FLOAT_BITS
+        return chosen.with_corrections() if has_data and not exact else chosen
     if isinstance(recipe, Recipe):
         return recipe
     if isinstance(recipe, str | os.PathLike):

@@ -48,8 +48,8 @@ class Recipe:
         (cross-layer equalization with absorption of high biases); worth it with ``per_tensor``
         weights.
     rounding : str
-        How weights below 8 bits are rounded: ``nearest``, or by their effect on the layer's output
-        on calibration data: ``adaround`` or ``gptq``.
+        How weights are rounded: ``nearest``, or by their effect on the layer's output on
+        calibration data: ``gptq`` or, below 8 bits, ``adaround``.
     bias_correction : str
         Whether the mean error of every output channel goes into its bias: ``none``, as measured on
         calibration data (``empirical``) or as batch norms predict it (``analytic``). ``True`` and

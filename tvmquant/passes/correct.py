@@ -60,7 +60,7 @@ def correct(
     samples : sequence of sequence of np.ndarray
         Inputs of ``main``; at most ``sample_limit(original)`` are used.
     recipe : Recipe
-        ``rounding`` chooses the method below 8 bits; ``bias_correction`` adds the mean error that
+        ``rounding`` chooses the method; ``bias_correction`` adds the mean error that
         remains to the bias (Nagel et al. 2019, "Data-Free Quantization Through Weight Equalization
         and Bias Correction", section 4.2, the empirical form).
     progress : callable, optional
@@ -111,9 +111,11 @@ def _correct_layer(layer: LinearLayer, recipe: Recipe) -> _Change:
     fewest = np.min(bits)
     if recipe.rounding == "adaround" and 1 < fewest < 8:
         q = adaround(rows, spread.steps(scale), bits, data)
-    elif recipe.rounding == "gptq" and fewest < 8:
-        # One scale for all channels, or one that is a power of two, stays as it is.
+    elif recipe.rounding == "gptq":
+        # One scale for all channels, or one that is a power of two, stays as it is. Among 256
+        # levels a better scale gains nothing.
         refit = layer.scale.size == scale.size and recipe.requantize != "power_of_two"
+        refit = refit and fewest < 8
         q, scale = gptq(rows, scale, bits, data, refit=refit, block=spread.size)
         fitted = scale[0].T if layer.block else scale.reshape(-1)
         change.scale = np.ascontiguousarray(fitted, np.float32) if refit else layer.scale
