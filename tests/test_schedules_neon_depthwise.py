@@ -88,11 +88,11 @@ def layers(draw):
 def test_equals_reference(isa, tmp_path):
     kernels = []
     for i, shape in enumerate(SHAPES):
-        for j in (0, 3, 5):
-            w_bits, x_bits = BITS[(i + j) % len(BITS)]
-            flavour = reference.FLAVOURS[(i + j) % len(reference.FLAVOURS)]
+        for w_bits, x_bits in ((8, 8), BITS[1 + i % 7]):
+            flavour = reference.FLAVOURS[(i + w_bits) % len(reference.FLAVOURS)]
             workload = replace(shape, w_bits=w_bits, x_bits=x_bits, requantize=flavour)
-            kernels += every_step(workload, isa)
+            # What the sets have in common is the same code.
+            kernels.append(every_step(workload, isa)[0 if isa == "neon_dotprod" else -1])
     check(isa, kernels, tmp_path)
 
 
@@ -110,22 +110,23 @@ def test_any_layer(workloads, seed, isa):
 
 
 @needs_emulator
-@on_every_set
+@pytest.mark.parametrize("isa", ["neon", "neon_i8mm"])
 def test_extreme_values(isa, tmp_path):
     kernels = []
     for w_bits, x_bits in BITS:
-        for dilation in ((1, 1), (2, 2)):
-            more = {"w_bits": w_bits, "x_bits": x_bits, "requantize": "none"}
-            kernels += every_step(layer(9, 9, 48, (5, 5), dilation=dilation, **more), isa)
+        more = {"w_bits": w_bits, "x_bits": x_bits, "requantize": "none"}
+        for size, dilation in ((5, (1, 1)), (3, (2, 2)))[: 1 + (isa == "neon")]:
+            kernels += every_step(layer(7, 7, 48, (size,) * 2, dilation=dilation, **more), isa)[-1:]
     check(isa, kernels, tmp_path, extreme=True)
 
 
 @needs_emulator
-@on_every_set
+@pytest.mark.parametrize("isa", ["neon", "neon_dotprod"])
 def test_sizes_of_the_tuner(isa, tmp_path):
     kernel = depthwise(layer(11, 9, 24, (3, 3), padding=(1, 1, 1, 1)), arm_device(isa))
     configs = kernel.configs()
     assert kernel.with_config(configs[0]).label == kernel.label
+    assert kernel.estimate(configs[0]) == kernel.cycles > 0
     assert len({tuple(config.values()) for config in configs}) == len(configs) > 8
     for config in (configs[len(configs) // 2], configs[-1]):
         check(isa, [kernel.with_config(config)], tmp_path)
@@ -176,6 +177,24 @@ def test_code_is_what_is_meant(bits, widenings):
     assert len(found) == widenings * columns
     # Nothing is widened, multiplied or added apart.
     assert not {"sxtl", "sshll", "sshll2", "mul", "mla"} & set(names)
+
+
+def test_dot_products_where_there_are():
+    steps = {isa: depthwise(LAYER, arm_device(isa)).step for isa in PROCESSORS}
+    assert steps == {"neon": "smlal", "neon_dotprod": "sdot", "neon_i8mm": "usdot"}
+    kernel = depthwise(LAYER, arm_device("neon_dotprod"))
+    loop = inner_loop(kernel.prim_func(), "neon_dotprod", "sdot")
+    names = [words[0] for words in loop]
+    # Three columns of the kernel, four quads of channels, 2 x 2 pixels.
+    assert names.count("sdot") == 3 * 4 * 4
+    copies = inner_loop(kernel.prim_func(), "neon_dotprod", "st4")
+    assert {"zip1", "zip2", "uzp1"}.isdisjoint(words[0] for words in copies)
+
+
+def test_the_profile_says_where_fewer_bits_do_not_pay():
+    few = replace(LAYER, w_bits=4, x_bits=4)
+    assert KernelTable(arm_device("neon")).note(few) == ""
+    assert "no faster" in KernelTable(arm_device("neon_i8mm")).note(few)
 
 
 def test_the_rule_and_who_takes_the_rest():

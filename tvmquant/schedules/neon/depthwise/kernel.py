@@ -10,7 +10,7 @@ from tvm import tirx
 
 from tvmquant.schedules.depthwise.packing import pack_channels, pack_weight
 from tvmquant.schedules.neon.depthwise.chains import Form
-from tvmquant.schedules.neon.depthwise.cost import instructions
+from tvmquant.schedules.neon.depthwise.cost import cost
 from tvmquant.schedules.neon.depthwise.dots import Dots
 from tvmquant.schedules.neon.depthwise.emit import emit_prim_func
 from tvmquant.schedules.neon.depthwise.plan import WIDTH, Plan, Sizes, make_plan, space
@@ -40,7 +40,7 @@ class DepthwiseNeonKernel:
     cores : int
         Of the device.
     step_name : str
-        Which multiply-add step; empty for the one that takes the fewest instructions.
+        Which multiply-add step; empty for the one that should take the fewest cycles.
     sizes : Sizes, optional
         Sizes that the tuner found.
     """
@@ -88,7 +88,7 @@ class DepthwiseNeonKernel:
     @property
     def cycles(self) -> float:
         """Estimate for a core that starts one vector operation in each."""
-        return instructions(self.plan, self.form)
+        return cost(self.plan, self.form)
 
     def pack(
         self, weight: np.ndarray, bias: np.ndarray, params: tuple[np.ndarray, ...]

@@ -17,6 +17,8 @@ _TASKS_PER_CORE = 4
 _PARALLEL_MACS = 1 << 20
 # Sums of a tile fill half of the registers.
 _PIXELS = 4
+# So many columns are computed at once rather than some of them twice.
+_NARROW = 7
 # Instructions of a tile that do not depend on its columns, in those of a column.
 _TILE = 0.4
 # What the tuner tries.
@@ -165,7 +167,9 @@ def space(plan: Plan) -> list[Sizes]:
 
 
 def _columns(columns: int, most: int) -> int:
-    """Little waste in the last tile first, then wide."""
+    """All of a narrow layer's; else little waste in the last tile first, then wide."""
+    if most == _PIXELS and columns <= _NARROW:
+        return columns
     tried = range(1, min(most, columns) + 1)
     return min(tried, key=lambda size: (-(-columns // size) * (size + _TILE), -size))
 
