@@ -135,7 +135,9 @@ class Program:
         self.functions.setdefault(name, function)
         self.calls.append((name, tensors))
 
-    def kernel(self, kernel: object, x: np.ndarray, constants: list, qinfo: np.ndarray) -> int:
+    def kernel(
+        self, kernel: object, x: np.ndarray, constants: list, qinfo: np.ndarray, *others: np.ndarray
+    ) -> int:
         """Add a kernel with its expansion; the number of the output."""
         workload = kernel.workload
         numbers = [self.tensor(values) for values in constants]
@@ -145,7 +147,8 @@ class Program:
             self.call(expansion.func, [*numbers[: expansion.inputs], *made])
             numbers = [*made, *numbers[expansion.inputs :]]
         out = self.tensor(np.zeros(workload.out_shape, workload.out_dtype))
-        self.call(kernel.prim_func(), [self.tensor(x), *numbers, self.tensor(qinfo), out])
+        more = [self.tensor(values) for values in (qinfo, *others)]
+        self.call(kernel.prim_func(), [self.tensor(x), *numbers, *more, out])
         return out
 
     def build(self, folder: Path) -> Path:

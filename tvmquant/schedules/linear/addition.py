@@ -147,7 +147,7 @@ class Addition:
         exists : int
             Lanes that exist.
         """
-        other = cast("int32", lanes, self._load(lanes, at, exists))
+        other = cast("int32", lanes, load_existing(self.other, lanes, at, exists))
         if self.form in INTEGER_FORMS:
             own = rounded(flavour, acc, params, lanes, self.x86, self.own)
             return self._integer(self.own.apply("int32", lanes, own), other, lanes)
@@ -175,18 +175,20 @@ class Addition:
         vectors = [broadcast(param, lanes) for param in params]
         return rounded(self.form, acc, vectors, lanes, self.x86, self.total)
 
-    def _load(self, lanes: int, at: Expr, exists: int) -> Expr:
-        if exists >= lanes:
-            return load(self.other, at, lanes)
-        # Behind the last channel may lie the end of the tensor.
-        vector = Register("uint8", lanes)
-        vector.set(splat("uint8", 0, lanes))
-        done = 0
-        for size in (8, 4, 2, 1):
-            if exists - done >= size:
-                store(vector.buffer, load(self.other, at + done, size), i64(done), size)
-                done += size
-        return vector.get()
+
+def load_existing(buffer: Expr, lanes: int, at: Expr, exists: int) -> Expr:
+    """Vector of uint8 from a flat buffer, in which only the first ``exists`` lanes lie."""
+    if exists >= lanes:
+        return load(buffer, at, lanes)
+    # Behind the last channel may lie the end of the tensor.
+    vector = Register("uint8", lanes)
+    vector.set(splat("uint8", 0, lanes))
+    done = 0
+    for size in (8, 4, 2, 1):
+        if exists - done >= size:
+            store(vector.buffer, load(buffer, at + done, size), i64(done), size)
+            done += size
+    return vector.get()
 
 
 def make_addition(form: str, x86: bool, other: Any, numbers: list[Expr]) -> Addition:

@@ -99,7 +99,8 @@ class DirectKernel:
             numbers = (*w.strides, *w.padding, *w.dilation, w.groups)
             parts.append("_".join(map(str, numbers)))
         parts += [f"w{w.w_bits}a{w.x_bits}", w.requantize, self.plan.step.name]
-        return "_".join([*parts, "compact"] if self.compact else parts)
+        parts += ["compact"] * self.compact + [f"add_{w.residual}"] * bool(w.residual)
+        return "_".join(parts)
 
     @property
     def label(self) -> str:
@@ -181,6 +182,10 @@ class DirectKernel:
         numbers = dict(config)
         name = numbers.pop("step")
         return self._space.get((name, Sizes(**numbers)), float("inf"))
+
+    def with_residual(self, form: str) -> DirectKernel:
+        """The same kernel with a residual addition in its epilogue."""
+        return replace(self, workload=replace(self.workload, residual=form))
 
     def pack(
         self, weight: np.ndarray, bias: np.ndarray, params: tuple[np.ndarray, ...]

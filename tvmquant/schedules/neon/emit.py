@@ -9,23 +9,22 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 from tvm import tirx
 from tvm.script.ir_builder import IRBuilder
 from tvm.tirx.script import builder as T
 
-from tvmquant.schedules.linear.tir import Expr, i64
-from tvmquant.schedules.linear.epilogue import PARAM_DTYPES
-from tvmquant.schedules.neon.epilogue import Epilogue
 from tvmquant.schedules.functions import argument, flat, loop, mark
+from tvmquant.schedules.linear.epilogue import PARAM_DTYPES
+from tvmquant.schedules.linear.tir import Expr, i64
+from tvmquant.schedules.neon.epilogue import Epilogue, make_epilogue
 from tvmquant.schedules.neon.plan import Plan
 from tvmquant.schedules.neon.source import emit_copy
 from tvmquant.schedules.neon.tile import Tile
 
 
 def emit_prim_func(plan: Plan, name: str) -> tirx.PrimFunc:
-    """Build ``(x, weights, bias, *params, qinfo, out)``."""
+    """Build ``(x, weights, bias, *params, qinfo, [other], out)``."""
     workload = plan.workload
     with IRBuilder() as builder:
         with T.prim_func(s_tir=True):
@@ -36,12 +35,15 @@ def emit_prim_func(plan: Plan, name: str) -> tirx.PrimFunc:
                 argument(f"param{i}", (plan.padded_outputs,), dtype)
                 for i, dtype in enumerate(PARAM_DTYPES[workload.requantize])
             ]
-            qinfo = argument("qinfo", (4,), "int32")
+            qinfo = argument("qinfo", (workload.numbers,), "int32")
+            other = None
+            if workload.residual:
+                other = argument("other", workload.out_shape, "uint8")
             out = argument("out", workload.out_shape, workload.out_dtype)
             mark(name)
-            numbers = [T.bind(qinfo[i64(i)]) for i in range(4)]
-            epilogue = Epilogue(workload.requantize, flat(out), params, *numbers[1:])
-            _Nest(plan, flat(x), w, bias, epilogue, numbers[0]).emit()
+            zero_point = T.bind(qinfo[i64(0)])
+            epilogue = make_epilogue(workload, out, params, qinfo, other)
+            _Nest(plan, flat(x), w, bias, epilogue, zero_point).emit()
     return builder.get()
 
 

@@ -12,9 +12,12 @@ from dataclasses import dataclass
 from tvm import tirx
 from tvm.tirx.script import builder as T
 
+from tvmquant.schedules.functions import flat
+from tvmquant.schedules.linear.addition import load_existing
 from tvmquant.schedules.linear.tir import (
     Expr,
     Register,
+    bits_as,
     broadcast,
     cast,
     i64,
@@ -22,7 +25,8 @@ from tvmquant.schedules.linear.tir import (
     splat,
     store,
 )
-from tvmquant.schedules.neon.vectors import concat, neon, part
+from tvmquant.schedules.neon.vectors import concat, neon, part, wrapping
+from tvmquant.schedules.workload import Workload
 
 # Above every clamp bound, and still an int16 after a zero point was added.
 _BEYOND = 32000
@@ -42,6 +46,8 @@ class Epilogue:
         Requantize parameters, one value a padded output channel.
     zero_point, low, high : Expr
         int32 scalars from ``qinfo``.
+    addition : Addition or None
+        What follows.
     """
 
     flavour: str
@@ -50,6 +56,7 @@ class Epilogue:
     zero_point: Expr
     low: Expr
     high: Expr
+    addition: Addition | None = None
 
     def emit(self, sums: list[Expr], channel: Expr, at: Expr, valid: int) -> None:
         """Requantize and store neighbouring channels of one pixel.
@@ -103,28 +110,17 @@ class Epilogue:
         params = [load(p, channel, 4) for p in self.params]
         if self.flavour == "none":
             return acc
-        if self.flavour in ("dequantize", "float"):
-            scaled = cast("float32", 4, acc) * params[0]
-            if self.flavour == "dequantize":
-                return scaled
-            return neon("int32", 4, "fcvtns.v4i32.v4f32", scaled)
-        if self.flavour == "fixed_point":
-            return _fixed_point(acc, params[0], params[1])
-        return _power_of_two(acc, params[0])
+        if self.flavour == "dequantize":
+            return cast("float32", 4, acc) * params[0]
+        return _rounded(self.flavour, acc, params)
 
     def _narrow(self, words: list[Expr], quads: int, at: Expr, exists: int) -> None:
         """Offset, clamp and store 1, 2 or 4 quads of rounded int16."""
         if quads == 1:
             words = [concat(words[0], words[0], 4)]
-        zero_point = broadcast(tirx.Cast("int16", self.zero_point), 8)
-        pieces = []
-        for word in words:
-            whole = neon("int16", 8, "sqadd.v8i16", word, zero_point)
-            pieces.append(T.bind(neon("uint8", 8, "sqxtun.v8i8", whole)))
-        lanes = 8 * len(pieces)
-        value = concat(*pieces, 8) if len(pieces) == 2 else pieces[0]
-        value = T.max(value, broadcast(tirx.Cast("uint8", self.low), lanes))
-        value = T.min(value, broadcast(tirx.Cast("uint8", self.high), lanes))
+        value = _stored(words, self.zero_point, self.low, self.high)
+        if self.addition is not None:
+            value = self.addition.emit(value, 8 * len(words), at, exists)
         if quads == 1:
             value = part(T.bind(value), 0, 4)
         self._store(value, at, 4 * quads, exists)
@@ -140,6 +136,93 @@ class Epilogue:
             if exists - done >= size:
                 store(self.out, load(spill.buffer, i64(done), size), at + done, size)
                 done += size
+
+
+@dataclass
+class Addition:
+    """Emitter of a residual addition.
+
+    The meaning is :func:`tvmquant.reference.add` of the layer's own stored output and another
+    tensor. Integers take as few instructions as fused multiplications and additions of floats
+    would, so only the forms of :data:`tvmquant.schedules.linear.addition.INTEGER_FORMS` exist.
+
+    Attributes
+    ----------
+    flavour : str
+        Of the sum's requantization.
+    other : Buffer
+        Flat uint8, as large as the output.
+    numbers : list of Expr
+        int32 scalars, see :func:`make_epilogue`.
+    """
+
+    flavour: str
+    other: Expr
+    numbers: list[Expr]
+
+    def emit(self, own: Expr, lanes: int, at: Expr, exists: int) -> Expr:
+        """Stored sums of neighbouring values, 8 or 16 lanes of which ``exists`` exist."""
+        own_zero_point, *range_, own_factor, other_factor, offset, first, second = self.numbers
+        values = [T.bind(own), T.bind(load_existing(self.other, lanes, at, exists))]
+        offset = T.bind(offset - own_zero_point * own_factor)
+        params = [bits_as("float32", 1, first)] if self.flavour == "float" else [first, second]
+        params = [broadcast(param, 4) for param in params]
+        quads = []
+        for start in range(0, lanes, 4):
+            total = broadcast(offset, 4)
+            for value, factor in zip(values, (own_factor, other_factor)):
+                wide = cast("int32", 4, part(value, start, 4))
+                product = wrapping("mul", 32, 4, wide, broadcast(factor, 4))
+                total = wrapping("add", 32, 4, total, product)
+            rounded = _rounded(self.flavour, T.bind(total), params)
+            quads.append(T.bind(neon("int16", 4, "sqxtn.v4i16", rounded)))
+        words = [concat(*pair, 4) for pair in zip(quads[::2], quads[1::2])]
+        return _stored(words, *range_)
+
+
+def make_epilogue(
+    workload: Workload, out: Expr, params: list[Expr], qinfo: Expr, other: Expr | None
+) -> Epilogue:
+    """Epilogue of a kernel.
+
+    Parameters
+    ----------
+    workload : Workload
+    out : Buffer
+    params : list of Buffer
+        Requantize parameters.
+    qinfo : Buffer
+        ``workload.numbers`` int32, see :meth:`tvmquant.schedules.linear.addition.Sum.encode`.
+    other : Buffer or None
+        Other operand of the residual addition, if there is one.
+    """
+    numbers = [T.bind(qinfo[i64(i)]) for i in range(1, workload.numbers)]
+    addition = None
+    if other is not None:
+        addition = Addition(workload.residual, flat(other), [numbers[0], *numbers[3:]])
+    return Epilogue(workload.requantize, flat(out), params, *numbers[:3], addition)
+
+
+def _stored(words: list[Expr], zero_point: Expr, low: Expr, high: Expr) -> Expr:
+    """uint8 of 1 or 2 vectors of rounded int16x8."""
+    offset = broadcast(tirx.Cast("int16", zero_point), 8)
+    pieces = []
+    for word in words:
+        whole = neon("int16", 8, "sqadd.v8i16", word, offset)
+        pieces.append(T.bind(neon("uint8", 8, "sqxtun.v8i8", whole)))
+    lanes = 8 * len(pieces)
+    value = concat(*pieces, 8) if len(pieces) == 2 else pieces[0]
+    value = T.max(value, broadcast(tirx.Cast("uint8", low), lanes))
+    return T.min(value, broadcast(tirx.Cast("uint8", high), lanes))
+
+
+def _rounded(flavour: str, acc: Expr, params: list[Expr]) -> Expr:
+    """Scaled and rounded int32x4."""
+    if flavour == "float":
+        return neon("int32", 4, "fcvtns.v4i32.v4f32", cast("float32", 4, acc) * params[0])
+    if flavour == "fixed_point":
+        return _fixed_point(acc, params[0], params[1])
+    return _power_of_two(acc, params[0])
 
 
 def _fixed_point(acc: Expr, multiplier: Expr, shift: Expr) -> Expr:

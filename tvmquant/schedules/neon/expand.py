@@ -5,8 +5,8 @@ from __future__ import annotations
 from tvm.script.ir_builder import IRBuilder
 from tvm.tirx.script import builder as T
 
-from tvmquant.schedules.linear.tir import cast, i64, load, splat, store
 from tvmquant.schedules.functions import argument, mark
+from tvmquant.schedules.linear.tir import cast, i64, load, splat, store
 from tvmquant.schedules.neon.packing import LANES as _LANES
 from tvmquant.schedules.neon.packing import packed_size
 from tvmquant.schedules.workload import Expansion

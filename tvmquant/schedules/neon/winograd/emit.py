@@ -14,18 +14,18 @@ from tvm import tirx
 from tvm.script.ir_builder import IRBuilder
 from tvm.tirx.script import builder as T
 
-from tvmquant.schedules.linear.tir import Expr, i64
+from tvmquant.schedules.functions import argument, flat, mark
 from tvmquant.schedules.linear.epilogue import PARAM_DTYPES
-from tvmquant.schedules.neon.epilogue import Epilogue
+from tvmquant.schedules.linear.tir import Expr, i64
+from tvmquant.schedules.neon.epilogue import Epilogue, make_epilogue
 from tvmquant.schedules.neon.winograd.output import OutputTransform
 from tvmquant.schedules.neon.winograd.plan import Plan
 from tvmquant.schedules.neon.winograd.products import Products
-from tvmquant.schedules.functions import argument, flat, mark
 from tvmquant.schedules.winograd.nest import Nest
 
 
 def emit_prim_func(plan: Plan, name: str) -> Any:
-    """Build ``(x, weights, centre, bias, *params, qinfo, out)``."""
+    """Build ``(x, weights, centre, bias, *params, qinfo, [other], out)``."""
     workload = plan.workload
     with IRBuilder() as builder:
         with T.prim_func(s_tir=True):
@@ -38,12 +38,14 @@ def emit_prim_func(plan: Plan, name: str) -> Any:
                 argument(f"param{i}", (plan.padded_outputs,), dtype)
                 for i, dtype in enumerate(PARAM_DTYPES[workload.requantize])
             ]
-            qinfo = argument("qinfo", (4,), "int32")
+            qinfo = argument("qinfo", (workload.numbers,), "int32")
+            other = None
+            if workload.residual:
+                other = argument("other", workload.out_shape, "uint8")
             out = argument("out", workload.out_shape, workload.out_dtype)
             mark(name)
-            numbers = [T.bind(qinfo[i64(i)]) for i in range(4)]
-            epilogue = Epilogue(workload.requantize, flat(out), params, *numbers[1:])
-            zero_point = T.bind(tirx.Cast("uint8", numbers[0]))
+            zero_point = T.bind(tirx.Cast("uint8", qinfo[i64(0)]))
+            epilogue = make_epilogue(workload, out, params, qinfo, other)
             _Nest(plan, flat(x), zero_point, flat(w), centre, bias, epilogue).emit()
     return builder.get()
 

@@ -49,7 +49,8 @@ class NeonWinogradKernel:
         w = self.workload
         shapes = ["x".join(map(str, shape)) for shape in (w.x_shape, w.w_shape)]
         bits, padding = f"w{w.w_bits}a{w.x_bits}", "_".join(map(str, w.padding))
-        return "_".join(["winograd", *shapes, padding, bits, w.requantize, *self._method])
+        parts = ["winograd", *shapes, padding, bits, w.requantize, *self._method]
+        return "_".join([*parts, f"add_{w.residual}"] if w.residual else parts)
 
     @property
     def label(self) -> str:
@@ -60,6 +61,11 @@ class NeonWinogradKernel:
     def _method(self) -> tuple[str, str, str]:
         chunks = f"{self.plan.chunks}" if self.plan.chunks > 1 else ""
         return (f"f{self.plan.algorithm.size}", self.plan.operands.name + chunks, "neon")
+
+    def with_residual(self, form: str) -> NeonWinogradKernel:
+        """The same kernel with a residual addition in its epilogue."""
+        workload = replace(self.workload, residual=form)
+        return replace(self, plan=replace(self.plan, workload=workload))
 
     def pack(
         self, weight: np.ndarray, bias: np.ndarray, params: tuple[np.ndarray, ...]
