@@ -106,3 +106,21 @@ def test_plain_data_and_table(report):
     table = report.table()
     assert table.row_count == 4
     assert next(iter(table.columns[0].cells)) == PLANTED
+
+
+@pytest.mark.parametrize(
+    ("name", "bits", "least"), [("dynamic", "w8a8", 35), ("float16", "w16", None)]
+)
+def test_ranges_of_run_time_and_half_weights_are_measured(name, bits, least):
+    report = sensitivity(network(), calibration=data(), recipe=name, samples=2)
+    assert {layer.bits for layer in report.layers} == {bits}
+    for layer in report.layers:
+        assert layer.weight_db > 35
+        assert layer.clipped is None
+        assert (layer.activation_db or 0) >= (least or 0)
+    assert all(edge.scale is None and edge.sqnr_db > 35 for edge in report.edges)
+
+
+def test_channels_of_different_widths_have_a_mean():
+    report = sensitivity(network(), calibration=data(), recipe=recipe(average_bits=3.5), samples=2)
+    assert 2 < report.layer("third").weight_bits <= 3.5

@@ -285,12 +285,7 @@ def can_be_raised(model: QuantizedModel) -> list[str]:
     for layer in pairing.layers:
         if layer.weight is None:
             continue
-        node = (
-            pairing.quantized.graph.value(layer.weight_var)
-            if layer.weight_var is not None
-            else None
-        )
-        weight_bits = int(node.attrs["bits"]) if node is not None else 1
+        weight_bits = pairing.weight_bits(layer) or 1
         if min((weight_bits, *(edge.bits for edge in layer.inputs))) < 8:
             names.append(layer.name)
     return names

@@ -152,15 +152,14 @@ class Measurement:
             ),
         )
 
-    def _weights(self, layer: Layer) -> tuple[WeightRanges | None, int | None, float | None]:
+    def _weights(self, layer: Layer) -> tuple[WeightRanges | None, float | None, float | None]:
         if layer.weight is None or layer.weight_var is None:
             return None, None, None
-        node = self.pairing.quantized.graph.value(layer.weight_var)
         own = self.pairing.quantized_value(layer.weight_var, {})
         ratio = Ratio()
         ratio.update(layer.weight, own)
         ranges = WeightRanges.of(layer.weight, own, layer.channel_axis)
-        return ranges, int(node.attrs["bits"]), ratio.db
+        return ranges, self.pairing.weight_bits(layer), ratio.db
 
     def _executed(self, end: relax.Var, edges: dict[str, EdgeSensitivity]) -> float | None:
         """SQNR of a layer's result in the integer network."""

@@ -22,9 +22,11 @@ from tvmquant.graph import Graph, const_value, is_const, name_of, operands
 from tvmquant.interpreter import Interpreter
 from tvmquant.ops import is_op
 from tvmquant.ops.integer import shape_of
+from tvmquant.ops.waist import channel_bits
 from tvmquant.passes.fold_affine import per_channel
 
 _WAIST = ("tvmquant.quantize", "tvmquant.dequantize")
+_DYNAMIC = "tvmquant.dynamic_quantize"
 
 
 @dataclass(frozen=True)
@@ -133,11 +135,22 @@ class Pairing:
     def base(self, var: relax.Var) -> relax.Var | None:
         """The tensor of the float program that a variable of the quantized graph stands for."""
         while var not in self._known:
-            value = self.quantized.graph.value(var)
-            if not is_op(value, *_WAIST) or not isinstance(value.args[0], relax.Var):
+            value = _producer(self.quantized.graph, var)
+            if not is_op(value, *_WAIST, _DYNAMIC) or not isinstance(value.args[0], relax.Var):
                 return None
             var = value.args[0]
         return self._known[var]
+
+    def weight_bits(self, layer: Layer) -> float | None:
+        """Bits of a layer's weights, the mean where its channels differ."""
+        if layer.weight_var is None:
+            return None
+        node = self.quantized.graph.value(layer.weight_var)
+        if not is_op(node, "tvmquant.dequantize"):
+            # Weights that are stored as float16.
+            return 16
+        bits = channel_bits(node) or [int(node.attrs["bits"])]
+        return bits[0] if len(set(bits)) == 1 else float(np.mean(bits))
 
     def _edges(self) -> list[Edge]:
         graph = self.quantized.graph
@@ -146,9 +159,8 @@ class Pairing:
             source = value.args[0] if is_op(value, "tvmquant.dequantize") else None
             if not isinstance(source, relax.Var) or source not in graph.values:
                 continue
-            node = graph.values[source]
-            base = self.base(var)
-            if is_op(node, "tvmquant.quantize") and base is not None:
+            node, base = _producer(graph, source), self.base(var)
+            if is_op(node, "tvmquant.quantize", _DYNAMIC) and base is not None:
                 edges.append(_edge(source, var, node, base))
         return edges
 
@@ -250,13 +262,19 @@ class Pairing:
         return found
 
 
+def _producer(graph: Graph, var: relax.Var) -> Any:
+    """Call that makes a variable, also where it is one of several results."""
+    value = graph.value(var)
+    return graph.value(value.tuple_value) if isinstance(value, relax.TupleGetItem) else value
+
+
 def _edge(integers: relax.Var, floats: relax.Var, node: relax.Call, base: relax.Var) -> Edge:
-    scale, zero = (const_value(arg) for arg in node.args[1:3])
-    known = scale is not None and zero is not None and scale.size == zero.size == 1
+    params = [const_value(arg) for arg in node.args[1:3]]
+    known = len(params) == 2 and all(array is not None and array.size == 1 for array in params)
     name = str(integers.name).removesuffix("/int").removesuffix("/q")
     if not known:
         return Edge(name, integers, floats, base, int(node.attrs["bits"]), *[None] * 4)
-    step, point = float(scale.reshape(())), int(zero.reshape(()))
+    step, point = float(params[0].reshape(())), int(params[1].reshape(()))
     low, high = (step * (int(node.attrs[key]) - point) for key in ("qmin", "qmax"))
     return Edge(name, integers, floats, base, int(node.attrs["bits"]), step, point, low, high)
 

@@ -81,7 +81,7 @@ def weight_ranges(layer: LayerSensitivity) -> str:
     for limit in (limits, -limits):
         axes.stairs(limit, borders, baseline=None, color=_RED, linewidth=0.7)
     axes.axhline(0, color=_GREY, linewidth=0.5)
-    axes.set_title(f"weights of {count} channels: {layer.weight_bits} bits", fontsize=8)
+    axes.set_title(f"weights of {count} channels: {layer.weight_bits:.3g} bits", fontsize=8)
     return _svg(figure)
 
 

@@ -63,8 +63,10 @@ class LayerSensitivity:
     Attributes
     ----------
     name, operator : str
-    weight_bits, activation_bits : int or None
-        ``None`` for a product of two activations, and for activations that stay float.
+    weight_bits : float or None
+        The mean where its channels differ; ``None`` for a product of two activations.
+    activation_bits : int or None
+        ``None`` for activations that stay float.
     macs : int
     output_db : float
         SQNR of the network's output when this layer's weights and inputs alone are quantized.
@@ -88,7 +90,7 @@ class LayerSensitivity:
 
     name: str
     operator: str
-    weight_bits: int | None
+    weight_bits: float | None
     activation_bits: int | None
     macs: int
     output_db: float
@@ -106,7 +108,7 @@ class LayerSensitivity:
     @property
     def bits(self) -> str:
         """``w4a8``, ``w4`` where activations stay float, or ``a8``."""
-        weights = f"w{self.weight_bits}" if self.weight_bits else ""
+        weights = f"w{self.weight_bits:.3g}" if self.weight_bits else ""
         return weights + (f"a{self.activation_bits}" if self.activation_bits else "")
 
 
