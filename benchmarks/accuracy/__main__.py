@@ -5,7 +5,6 @@ from __future__ import annotations
 import fnmatch
 import json
 import multiprocessing
-import os
 import sys
 import tempfile
 import time
@@ -18,6 +17,8 @@ from typing import Any
 import click
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from benchmarks.accuracy.worker import limit_threads, measure
 
 NETWORKS = ("resnet20", "mobilenetv2", "efficientnet_lite0", "ppocrv4_rec", "minilm_l3")
 # What is worth its time on networks that take tens of seconds a row.
@@ -99,12 +100,6 @@ def main(
     _show(report, console)
     done = f"{len(rows) - len(old)} of {len(todo)} rows in {report['minutes']} min"
     console.print(f"{done}; wrote accuracy.* to {out}")
-
-
-def limit_threads() -> None:
-    """One thread a process; read when the libraries start."""
-    for name in ("TVM_NUM_THREADS", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
-        os.environ[name] = "1"
 
 
 def _begin(
@@ -214,13 +209,6 @@ def _measured(
                     _say(where, row, progress)
                     progress.advance(bar)
                     yield where, row
-
-
-def measure(task: Any) -> dict[str, Any]:
-    """In a process of its own: the limits on threads are set before the libraries start."""
-    from benchmarks.accuracy.run import measure as run
-
-    return run(task)
 
 
 def _say(where: tuple[str, ...], row: dict[str, Any], progress: Progress) -> None:
