@@ -67,3 +67,16 @@ def test_correlations_of_few_positions_count_little(layers):
     alone = ((other - rows) ** 2 * power).sum(-1)
     np.testing.assert_allclose(few.error(other), alone, rtol=0.2)
     assert replace(data, count=0).shrunk(rows).xx is data.xx
+
+
+def test_a_layer_can_be_its_own_target(layers):
+    layer = layers[0]
+    rows = weight_rows(layer, layer.weight_float).astype(np.float64)
+    data = moments(layer)
+    own = data.with_target_of(rows)
+    np.testing.assert_allclose(own.error(rows), 0, atol=1e-9)
+    np.testing.assert_allclose(own.shift(rows), 0, atol=1e-9)
+    other = rows * 1.1
+    want = (((other - rows) @ data.xx) * (other - rows)).sum(-1)
+    np.testing.assert_allclose(own.error(other), want, rtol=1e-6)
+    assert np.any(data.error(rows) > 0)

@@ -123,13 +123,6 @@ def test_types_are_refused_by_node(name):
         load_model(make_model(nodes, {"x": X}, opset=19))
 
 
-def test_half_precision_is_refused():
-    x = X.astype(np.float16)
-    model = make_model([node("Relu", "x", name="r")], {"x": x}, output_types={"y": 10})
-    with pytest.raises(UnsupportedOperatorError, match=r"'r' \(Relu\) computes in float16"):
-        load_model(model)
-
-
 def test_nothing_is_printed(capfd):
     model = make_model([node("Relu", "in.put:0", name="r")], {"in.put:0": X})
     with warnings.catch_warnings():

@@ -76,7 +76,7 @@ def test_names_of_precisions(bits, pair):
 
 @pytest.mark.parametrize("bits", [3, 16, 0, -8, "w8", "a8", "w4a3", "w4a8x", "", None, 8.0, "int8"])
 def test_unknown_precisions(bits):
-    with pytest.raises(TargetError, match=r"unknown precision .*use 8, 4, 2, 1 or a name"):
+    with pytest.raises(TargetError, match=r"unknown precision .*use 16, 8, 4, 2, 1 or a name"):
         parse_bits(bits)
 
 

@@ -39,7 +39,7 @@ from tvmquant.passes.pipeline import (
     to_integers,
     to_qdq,
 )
-from tvmquant.precision import FLOAT_BITS
+from tvmquant.precision import FLOAT_BITS, HALF_BITS
 from tvmquant.recipe import Recipe
 from tvmquant.recipes import find_recipe
 from tvmquant.runtime import CompiledModel, LayerInfo, Manifest, TensorInfo, current_versions
@@ -339,7 +339,8 @@ def _outputs(function: relax.Function, names: Sequence[str]) -> tuple[TensorInfo
 def _precision(quantized: QuantizedModel, layers: Sequence[LayerInfo]) -> str:
     recipe = quantized.recipe
     if not is_quantized(quantized.mod):
-        return "float32"
+        half = any(layer.weight_bits == HALF_BITS for layer in layers)
+        return recipe.precision if half else "float32"
     pairs = {(la.weight_bits, la.activation_bits) for la in layers if la.macs and la.weight_bits}
     weight_only = bool(pairs) and all(bits in FLOAT_BITS for _, bits in pairs)
     if weight_only and recipe.activations.bits not in FLOAT_BITS:

@@ -64,7 +64,7 @@ def _output_shape(value: relax.Call) -> tuple[int, ...]:
 def _linear(packed: relax.Call, symbol: str) -> LayerInfo:
     attrs = packed.attrs
     workload = workload_from_json(str(attrs["workload"]))
-    quantized = workload.w_bits <= 8
+    quantized = workload.w_bits <= 16
     return LayerInfo(
         name=str(attrs["name"]),
         operator=workload.op.removesuffix("_float"),

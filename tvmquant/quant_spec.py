@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from tvmquant.plain_data import is_a, one_of
-from tvmquant.precision import BITS, FLOAT_BITS
+from tvmquant.precision import BITS, FLOAT_BITS, HALF_BITS
 
 GRANULARITIES = ("per_tensor", "per_channel", "per_row")
 ESTIMATORS = (
@@ -33,7 +33,8 @@ class QuantSpec:
     Attributes
     ----------
     bits : int
-        8, 4, 2 or 1; for activations also 16 or 32: they stay float.
+        8, 4, 2 or 1; for activations also 16 or 32: they stay float. Weights of 16 bits are
+        float16, with float activations.
     symmetric : bool
         Range symmetric around zero. Weights always are.
     granularity : str
@@ -74,6 +75,6 @@ class LayerRule:
         is_a("pattern", self.pattern, str, "a text")
         is_a("quantize", self.quantize, bool, "true or false")
         if self.weight_bits is not None:
-            one_of("weight_bits", self.weight_bits, BITS)
+            one_of("weight_bits", self.weight_bits, (*BITS, HALF_BITS))
         if self.activation_bits is not None:
             one_of("activation_bits", self.activation_bits, (*BITS, *FLOAT_BITS))

@@ -16,6 +16,7 @@ from tvmquant.precision import (
     DYNAMIC_BITS,
     DYNAMIC_WEIGHT_BITS,
     FLOAT_BITS,
+    HALF_BITS,
     WEIGHT_ONLY_BITS,
     LayerBits,
     parse_bits,
@@ -119,9 +120,11 @@ class Recipe:
             raise RecipeError(f"percentile must lie in (50, 100], got {self.percentile}")
         if not self.weights.symmetric:
             raise RecipeError("weights must be symmetric: set weights.symmetric to true")
-        if self.weights.bits not in BITS:
-            raise RecipeError(f"weights.bits must be 8, 4, 2 or 1, got {self.weights.bits}")
-        if self.activations.bits in FLOAT_BITS and self.weights.bits not in WEIGHT_ONLY_BITS:
+        if self.weights.bits not in (*BITS, HALF_BITS):
+            raise RecipeError(f"weights.bits must be 16, 8, 4, 2 or 1, got {self.weights.bits}")
+        _check_half("", self.weights.bits, self.activations.bits)
+        floats = (*WEIGHT_ONLY_BITS, HALF_BITS)
+        if self.activations.bits in FLOAT_BITS and self.weights.bits not in floats:
             raise RecipeError(
                 f"weights of {self.weights.bits} bit need quantized activations: set "
                 "activations.bits to 8, 4, 2 or 1"
@@ -216,7 +219,9 @@ class Recipe:
                     rule.activation_bits or decision.activation_bits,
                     rule.quantize,
                 )
-        if decision.weight_only and decision.weight_bits not in WEIGHT_ONLY_BITS:
+        _check_half(f"layer {name}: ", decision.weight_bits, decision.activation_bits)
+        floats = (*WEIGHT_ONLY_BITS, HALF_BITS)
+        if decision.weight_only and decision.weight_bits not in floats:
             raise RecipeError(
                 f"layer {name}: weights of {decision.weight_bits} bit need quantized activations"
             )
@@ -289,6 +294,14 @@ def _range(key: str, value: Any) -> tuple[float, float]:
     if len(numbers) != 2 or not real or not numbers[0] < numbers[1]:
         raise RecipeError(f"{key} must be two numbers, the smaller first, got {value!r}")
     return float(numbers[0]), float(numbers[1])
+def _check_half(where: str, weight_bits: int, activation_bits: int) -> None:
+    if weight_bits == HALF_BITS and activation_bits not in FLOAT_BITS:
+        raise RecipeError(
+            f"{where}weights of 16 bits are float16: activations need 16 or 32 bits, got "
+            f"{activation_bits}"
+        )
+
+
 
 
 def _check_dynamic(where: str, weight_bits: int, activation_bits: int) -> None:

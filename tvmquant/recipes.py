@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tvmquant.errors import RecipeError
-from tvmquant.precision import parse_bits
+from tvmquant.precision import HALF_BITS, parse_bits
 from tvmquant.recipe import Recipe
 
 
@@ -90,6 +90,12 @@ def _dynamic(bits: str) -> Recipe:
     return replace(recipe, activations=dynamic)
 
 
+def _float16(bits: str) -> Recipe:
+    if parse_bits(bits)[0] != HALF_BITS:
+        raise RecipeError(f"recipe float16 stores 16 bits a weight: give no --bits {bits} with it")
+    return Recipe.for_bits(bits)
+
+
 RECIPES = {
     recipe.name: recipe
     for recipe in (
@@ -113,6 +119,7 @@ RECIPES = {
         NamedRecipe(
             "fixed_point", "power-of-two scales, one a tensor, shifts only", "8", _fixed_point
         ),
+        NamedRecipe("float16", "weights stored as float16, computed in float32", "16", _float16),
         NamedRecipe("dynamic", "activations quantized at run time: needs no data", "8", _dynamic),
         NamedRecipe(
             "weight_only", "weights of matrix products only, in groups", "w4a16", _weight_only

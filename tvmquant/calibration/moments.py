@@ -71,6 +71,12 @@ class Moments:
         yy = trust * self.yy + (met * rows**2).sum(-1)
         return replace(self, xx=xx, yx=yx, yy=yy)
 
+    def with_target_of(self, rows: np.ndarray) -> Moments:
+        """Moments with ``y = x · rows``: what the layer's input lost is not to be made good."""
+        yx = rows @ self.xx
+        y_mean = (rows * self.x_mean[:, None]).sum(-1)
+        return replace(self, yx=yx, yy=(yx * rows).sum(-1), y_mean=y_mean)
+
     def shift(self, rows: np.ndarray) -> np.ndarray:
         """What is to be added to every output channel on average, ``[channels]``."""
         return (self.y_mean - (rows * self.x_mean[:, None]).sum(-1)).reshape(-1)

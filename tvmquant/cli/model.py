@@ -12,7 +12,7 @@ import click
 from tvmquant.errors import InputError, TargetError
 
 _OPTIONS = (
-    click.option("--bits", help="8 (default), 4, 2, 1 or a name as w4a8, w4a16."),
+    click.option("--bits", help="16, 8 (default), 4, 2, 1 or a name as w4a8, w4a16."),
     click.option("--recipe", help="A name of tvmquant recipes, or a JSON file (not with --bits)."),
     click.option(
         "--calibration",

@@ -15,6 +15,7 @@ from tvmquant.errors import ModelError, TvmQuantError
 from tvmquant.frontend.converters import CONVERTERS, from_tvm
 from tvmquant.frontend.dtypes import to_storage
 from tvmquant.frontend.fold import fold_constants
+from tvmquant.frontend.half import widen_half
 from tvmquant.frontend.messages import first_line
 from tvmquant.frontend.node import NodeView, emit
 from tvmquant.frontend.onnx_model import declared_inputs, opset_of
@@ -47,7 +48,9 @@ def from_onnx(model: ModelProto) -> tvm.IRModule:
     ModelError
         A node cannot be converted, or has a shape that depends on data.
     """
-    folded = fold_constants(model)  # takes known branches: what they leave out is not refused
+    folded = fold_constants(
+        widen_half(model)
+    )  # takes known branches: what they leave out is not refused
     check_operators(folded)
     prepared = fold_constants(lower_quantized(folded))
     check_types(prepared)

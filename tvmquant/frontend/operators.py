@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from onnx import GraphProto, ModelProto, NodeProto, TensorProto
+from onnx import GraphProto, ModelProto, NodeProto
 from tvm.relax.frontend.onnx import onnx_frontend
 
 from tvmquant.errors import UnsupportedOperatorError
@@ -48,12 +48,6 @@ def check_types(model: ModelProto) -> None:
     for value in (*graph.value_info, *graph.input, *graph.output):
         types[value.name] = value.type.tensor_type.elem_type
     for node in graph.node:
-        used = [*node.output] if node.op_type == "Cast" else [*node.input, *node.output]
-        if any(types.get(name) == TensorProto.FLOAT16 for name in used):
-            raise UnsupportedOperatorError(
-                f"node '{node.name}' ({node.op_type}) computes in float16: export the model in "
-                "float32"
-            )
         asked = [a.i for a in node.attribute if a.name in ("to", "output_dtype")]
         for elem_type in (*(types.get(name) for name in (*node.input, *node.output)), *asked):
             if elem_type in REFUSED_TYPES:

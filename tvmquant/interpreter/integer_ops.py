@@ -156,6 +156,7 @@ INTEGER_OPS = {
     "tvmquant.dynamic_quantize": _dynamic_quantize,
     "tvmquant.dynamic_conv2d": _dynamic_conv2d,
     "tvmquant.dynamic_rescale": lambda args, call: reference.dynamic_rescale(*args),
+    "tvmquant.half_to_float": lambda args, call: reference.half_to_float(args[0]),
     "tvmquant.observe": lambda args, call: args[0],
     "tvmquant.observe_weight": lambda args, call: args[0],
 }

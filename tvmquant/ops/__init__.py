@@ -4,7 +4,7 @@ They are ordinary Relax operators (typed, printable, serialisable) registered fr
 meaning is :mod:`tvmquant.reference`, their lowering :mod:`tvmquant.schedules`.
 """
 
-from tvmquant.ops import dynamic, integer, waist, weight_only
+from tvmquant.ops import dynamic, half, integer, waist, weight_only
 from tvmquant.ops.registry import is_op, make_call, op_name
 
-__all__ = ["dynamic", "integer", "is_op", "make_call", "op_name", "waist", "weight_only"]
+__all__ = ["dynamic", "half", "integer", "is_op", "make_call", "op_name", "waist", "weight_only"]

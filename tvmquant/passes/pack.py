@@ -14,12 +14,15 @@ import numpy as np
 import tvm
 from tvm import relax
 
-from tvmquant.graph import Builder, const_value, is_const, name_of, rewrite
+from tvmquant.graph import Builder, const_value, name_of, rewrite
 from tvmquant.ops import is_op, make_call
 from tvmquant.ops.dynamic import DYNAMIC_CONV2D, padding_info
+from tvmquant.ops.half import HALF_TO_FLOAT
 from tvmquant.ops.integer import ints, shape_of
 from tvmquant.ops.weight_only import WEIGHT_ONLY
 from tvmquant.passes.fold_affine import per_channel
+from tvmquant.precision import HALF_BITS
+from tvmquant.reference import half_to_float
 from tvmquant.schedules.linear import cannot_saturate
 from tvmquant.schedules.selection import KernelTable, label_of
 from tvmquant.schedules.winograd import weight_bound
@@ -59,6 +62,7 @@ class _Packer:
         is_float = (kind == "nn.conv2d" and _is_float_conv(value)) or (
             kind == "matmul" and _is_float_matmul(value)
         )
+        is_float = is_float and _float_weight(builder, value.args[1]) is not None
         if is_float:
             bound = builder.emit(self._float(builder, var.name, value, None), var.name)
             self.float_layers[bound] = value
@@ -128,8 +132,8 @@ class _Packer:
 
     def _float(self, builder: Builder, name: str, call: relax.Call, bias: np.ndarray | None) -> Any:
         x = call.args[0]
-        weight = const_value(call.args[1])
-        common = {"x_bits": 32, "w_bits": 32, "requantize": "float32"}
+        weight, w_bits = _float_weight(builder, call.args[1])
+        common = {"x_bits": 32, "w_bits": w_bits, "requantize": "float32"}
         if name_of(call) == "matmul":
             weight = np.ascontiguousarray(weight.T)
             workload = _matmul_workload("matmul_float", shape_of(x), weight, common)
@@ -193,12 +197,21 @@ def _may_be_winograd(weight: np.ndarray, attrs: Any) -> bool:
 def _is_float_conv(call: relax.Call) -> bool:
     attrs = call.attrs
     layouts = str(attrs["data_layout"]) == "NHWC" and str(attrs["kernel_layout"]) == "OHWI"
-    return layouts and is_const(call.args[1]) and str(call.ty.dtype) == "float32"
+    return layouts and str(call.ty.dtype) == "float32"
 
 
 def _is_float_matmul(call: relax.Call) -> bool:
-    weight = call.args[1]
-    return is_const(weight) and len(shape_of(weight)) == 2 and str(call.ty.dtype) == "float32"
+    return len(shape_of(call.args[1])) == 2 and str(call.ty.dtype) == "float32"
+
+
+def _float_weight(builder: Builder, expr: Any) -> tuple[np.ndarray, int] | None:
+    """float32 weights and the bits that they are stored with; ``None`` if they are no constant."""
+    node = builder.value(expr)
+    if is_op(node, HALF_TO_FLOAT):
+        bits = const_value(node.args[0])
+        return None if bits is None else (half_to_float(bits), HALF_BITS)
+    weight = const_value(expr)
+    return None if weight is None else (weight, 32)
 
 
 def _matmul_workload(

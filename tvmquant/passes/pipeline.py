@@ -27,6 +27,7 @@ from tvmquant.passes.correct_analytic import correct_analytic
 from tvmquant.passes.dynamic import quantize_dynamically
 from tvmquant.passes.equalize import equalize, equalize_norms
 from tvmquant.passes.fuse_additions import fuse_additions
+from tvmquant.passes.half import store_half
 from tvmquant.passes.lower import lower
 from tvmquant.passes.moves import merge_moves
 from tvmquant.passes.pack import pack
@@ -114,6 +115,7 @@ def to_qdq(
     mod = _dump("3_calibrate", quantize_weights(quantize_dynamically(mod, recipe), recipe))
     if kept:
         mod = _dump("3_correct", correct(annotated, mod, kept, recipe, progress))
+    mod = store_half(mod, recipe)
     if recipe.bias_correction == "analytic":
         mod = correct_analytic(annotated, mod, norms, recipe.input_range)
         _dump("3_correct_analytic", mod)

@@ -44,7 +44,7 @@ def quantize_weights(mod: tvm.IRModule, recipe: Recipe) -> tvm.IRModule:
             return None
         layer = recipe.bits_for(var.name)
         weight = const_value(value.args[1])
-        if not layer.weight_only or weight.dtype != np.float32:
+        if not layer.weight_only or layer.half or weight.dtype != np.float32:
             return None
         node = _quantized(weight, layer.weight_bits, recipe)
         w = builder.emit(node, f"{var.name}/weight")

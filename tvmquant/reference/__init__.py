@@ -7,6 +7,7 @@ are channels-last.
 
 from tvmquant.reference.dynamic import dynamic_quantize, dynamic_rescale
 from tvmquant.reference.elementwise import add, lut, multiply
+from tvmquant.reference.half import float_to_half, half_to_float
 from tvmquant.reference.linear import batch_matmul, conv2d, matmul
 from tvmquant.reference.pooling import avg_pool2d, max_pool2d, mean
 from tvmquant.reference.quantize import (
@@ -27,6 +28,8 @@ __all__ = [
     "dequantize",
     "dynamic_quantize",
     "dynamic_rescale",
+    "float_to_half",
+    "half_to_float",
     "lut",
     "make_requantize_params",
     "matmul",

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from tvmquant import reference
+from tvmquant.precision import HALF_BITS
 from tvmquant.schedules.workload import Workload
 
 # Magnitude up to which neighbouring 8-bit weights never saturate ``pmaddubsw``.
@@ -45,7 +46,10 @@ def make_case(workload: Workload, seed: int = 0) -> Case:
             for shape in (workload.x_shape, workload.w_shape)
         )
         bias = rng.standard_normal(outputs, dtype=np.float32)
-        return Case(x, weight / np.float32(depth**0.5), bias, (), None)
+        weight = weight / np.float32(depth**0.5)
+        if workload.w_bits == HALF_BITS:
+            weight = weight.astype(np.float16).astype(np.float32)
+        return Case(x, weight, bias, (), None)
     top = (1 << workload.x_bits) - 1
     x = rng.integers(0, top + 1, workload.x_shape).astype(np.uint8)
     weight = _weight(workload, rng)

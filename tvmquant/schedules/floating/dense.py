@@ -17,6 +17,7 @@ from tvm import tirx
 from tvm.script.ir_builder import IRBuilder
 from tvm.tirx.script import builder as T
 
+from tvmquant.precision import HALF_BITS
 from tvmquant.schedules.floating.frame import (
     Geometry,
     Source,
@@ -28,6 +29,7 @@ from tvmquant.schedules.floating.frame import (
     start_of,
     store_channels,
 )
+from tvmquant.schedules.floating.half import converts_half, half_bits, widen
 from tvmquant.schedules.floating.tiling import (
     Machine,
     Sizes,
@@ -74,7 +76,10 @@ class DenseKernel:
         self.parallel = worth_threads(workload.macs, device)
         tasks = _TASKS_PER_CORE * device.num_cores if self.parallel else 1
         self.chunks = min(tiles, -(-tasks // panels))
-        self.name = f"{workload.op}_{kh}x{kw}_{device.isa}"
+        self.half = workload.w_bits == HALF_BITS
+        self.weight_dtype = "uint16" if self.half else "float32"
+        suffix = "_half" if self.half else ""
+        self.name = f"{workload.op}_{kh}x{kw}_{device.isa}{suffix}"
 
     @cached_property
     def _space(self) -> dict[Sizes, float]:
@@ -103,7 +108,8 @@ class DenseKernel:
         w = weight.reshape(g.groups, self.group_outputs, -1)[:, lanes].transpose(0, 1, 3, 2)
         b = bias.reshape(g.groups, self.group_outputs)[:, lanes]
         panels = g.groups * self.blocks
-        return [np.ascontiguousarray(a, np.float32).reshape(panels, -1) for a in (w, b)]
+        w, b = (np.ascontiguousarray(a, np.float32).reshape(panels, -1) for a in (w, b))
+        return [half_bits(w) if self.half else w, b]
 
     def prim_func(self) -> Any:
         """PrimFunc ``(x, weight, bias, out)``."""
@@ -113,7 +119,7 @@ class DenseKernel:
             with T.prim_func(s_tir=True):
                 begin(self.name)
                 x = argument("x", self.workload.x_shape)
-                self.weight = argument("weight", (panels, size))
+                self.weight = argument("weight", (panels, size), self.weight_dtype)
                 self.bias = argument("bias", (panels, self.tile.width))
                 out = argument("out", self.workload.out_shape)
                 self.out = flat(out, self.workload.out_shape)
@@ -199,9 +205,13 @@ class DenseKernel:
         g, tile = self.geometry, self.tile
         offset = (depth + i) * tile.width
         weights = [
-            T.bind(self.weight[panel, ramp(offset + v * tile.lanes, tile.lanes)])
+            self.weight[panel, ramp(offset + v * tile.lanes, tile.lanes)]
             for v in range(tile.vectors)
         ]
+        if self.half:
+            native = converts_half(self.device)
+            weights = [widen(T.bind(w), tile.lanes, native) for w in weights]
+        weights = [T.bind(w) for w in weights]
         for r in range(tile.rows):
             for c in range(tile.columns):
                 pixel = (r * g.strides[0] * source.columns + c * g.strides[1]) * g.x_shape[3]

@@ -11,6 +11,7 @@ from tvm import tirx
 from tvm.script.ir_builder import IRBuilder
 from tvm.tirx.script import builder as T
 
+from tvmquant.precision import HALF_BITS
 from tvmquant.schedules.floating.frame import (
     Geometry,
     Variable,
@@ -20,6 +21,7 @@ from tvmquant.schedules.floating.frame import (
     start_of,
     store_channels,
 )
+from tvmquant.schedules.floating.half import converts_half, half_bits, widen
 from tvmquant.schedules.floating.tiling import (
     Machine,
     Sizes,
@@ -80,7 +82,9 @@ class DepthwiseFloatKernel:
         self.bands = block_count(rows, self.band)
         self.parallel = worth_threads(workload.macs, device)
         self.lines = (self.band - 1) * stride + span
-        self.name = f"{workload.op}_{self.kh}x{self.kw}_{device.isa}"
+        self.half = workload.w_bits == HALF_BITS
+        suffix = "_half" if self.half else ""
+        self.name = f"{workload.op}_{self.kh}x{self.kw}_{device.isa}{suffix}"
 
     def configs(self) -> list[Config]:
         """Bands and tiles worth trying, the default first."""
@@ -107,7 +111,8 @@ class DepthwiseFloatKernel:
         """``[weight, bias]``: ``[blocks, KH * KW, width]`` and ``[blocks, width]``."""
         lanes = block_lanes(self.channels, self.tile.width)
         w = weight.reshape(self.channels, -1)[lanes].transpose(0, 2, 1)
-        return [np.ascontiguousarray(a, np.float32) for a in (w, bias[lanes])]
+        w, b = (np.ascontiguousarray(a, np.float32) for a in (w, bias[lanes]))
+        return [half_bits(w) if self.half else w, b]
 
     def prim_func(self) -> Any:
         """PrimFunc ``(x, weight, bias, out)``."""
@@ -116,7 +121,11 @@ class DepthwiseFloatKernel:
             with T.prim_func(s_tir=True):
                 begin(self.name)
                 x = argument("x", self.workload.x_shape)
-                self.weight = argument("weight", (self.blocks, self.kh * self.kw, width))
+                self.weight = argument(
+                    "weight",
+                    (self.blocks, self.kh * self.kw, width),
+                    "uint16" if self.half else "float32",
+                )
                 self.bias = argument("bias", (self.blocks, width))
                 out = argument("out", self.workload.out_shape)
                 self.out = flat(out, self.workload.out_shape)
@@ -205,6 +214,9 @@ class DepthwiseFloatKernel:
                 for v in range(tile.vectors):
                     lane = v * tile.lanes
                     weight = T.bind(self.weight[block, tap, ramp(i64(lane), tile.lanes)])
+                    if self.half:
+                        native = converts_half(self.device)
+                        weight = T.bind(widen(weight, tile.lanes, native))
                     for c in range(tile.columns):
                         offset = base + ((pixel + c * g.strides[1]) * channels + lane)
                         value = load(source.buffer, offset, tile.lanes)

@@ -23,9 +23,9 @@ from tvmquant.schedules.workload import Workload
 _COPY_LANES = 16
 
 
-def argument(name: str, shape: tuple[int, ...]) -> Any:
-    """float32 argument of the PrimFunc being built."""
-    return T.arg(name, T.buffer(tuple(i64(dim) for dim in shape), "float32"))
+def argument(name: str, shape: tuple[int, ...], dtype: str = "float32") -> Any:
+    """Argument of the PrimFunc being built."""
+    return T.arg(name, T.buffer(tuple(i64(dim) for dim in shape), dtype))
 
 
 def begin(name: str) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from tvmquant.precision import HALF_BITS
 from tvmquant.schedules.floating.dense import DenseKernel
 from tvmquant.schedules.floating.depthwise import DepthwiseFloatKernel
+from tvmquant.schedules.floating.half import ExpandedHalfKernel, at_32_bits, converts_half
 from tvmquant.schedules.registry import register_rule
 from tvmquant.schedules.workload import Kernel, Workload
 from tvmquant.targets.device import Device
@@ -14,6 +16,21 @@ from tvmquant.targets.device import Device
 def dense(workload: Workload, device: Device) -> Kernel | None:
     """Convolution and matrix product."""
     return DenseKernel(workload, device)
+
+
+def _expanded(workload: Workload, device: Device) -> Kernel | None:
+    if workload.w_bits != HALF_BITS:
+        return None
+    make = depthwise if workload.op.startswith("depthwise") else dense
+    return ExpandedHalfKernel(workload, device, make(at_32_bits(workload), device))
+
+
+@register_rule("conv2d_float", 10, consider=_expanded)
+@register_rule("matmul_float", 10, consider=_expanded)
+@register_rule("depthwise_conv2d_float", 10, consider=_expanded)
+def expanded(workload: Workload, device: Device) -> Kernel | None:
+    """float16 weights as float32 in memory, where no instruction widens them."""
+    return None if converts_half(device) else _expanded(workload, device)
 
 
 @register_rule("depthwise_conv2d_float", 0)
