@@ -4,9 +4,9 @@ import warnings
 
 import numpy as np
 import pytest
-from batch_norm_tools import pictures, residual
+from batch_norm_tools import NormNet, pictures, residual
 from click.testing import CliRunner
-from networks import Net, realized, run_onnx
+from networks import Net, cosine, realized, run_onnx
 
 import tvmquant
 from tvmquant.cli import main
@@ -40,6 +40,46 @@ def test_it_beats_noise_and_warns_of_none(bits):
         with pytest.warns(SyntheticCalibrationWarning, match="or recipe data_free: the model has"):
             by_noise += quantized_loss(model, bits=bits)
     assert by_norms < 0.7 * by_noise
+
+
+def _conv1d(net):
+    y = net.op("Conv", net.input(1, 3, 20), net.weight(8, 3, 5, scale=0.3), pads=[2, 2])
+    y = net.op("Relu", net.batch_norm(y, 8))
+    return net.op("Conv", y, net.weight(4, 8, 3, scale=0.3), pads=[1, 1])
+
+
+def _transposed(net):
+    weight = net.weight(3, 8, 2, 2, scale=0.5)
+    y = net.op("ConvTranspose", net.input(1, 3, 8, 8), weight, strides=[2, 2])
+    return net.conv(net.op("Relu", net.batch_norm(y, 8)), 8, 4)
+
+
+def _gemm(net):
+    y = net.op("Gemm", net.input(4, 10), net.weight(10, 8, scale=0.3), net.weight(8))
+    return net.dense(net.op("Relu", net.batch_norm(y, 8)), 8, 4)
+
+
+def _before_activation(net):
+    y = net.op("Relu", net.batch_norm(net.conv(net.input(1, 3, 8, 8), 3, 8, bias=False), 8))
+    y = net.op("Add", y, net.conv(y, 8, 8, bias=False))
+    return net.conv(net.op("Relu", net.batch_norm(y, 8)), 8, 4)
+
+
+def _scaled(net):
+    y = net.batch_norm(net.conv(net.input(1, 3, 8, 8), 3, 8, bias=False), 8)
+    return net.conv(net.op("HardSwish", net.op("Mul", y, net.weight(8, 1, 1))), 8, 4)
+
+
+@pytest.mark.parametrize("make", [_conv1d, _transposed, _gemm, _before_activation, _scaled])
+def test_batch_norms_anywhere(make):
+    net = NormNet(1)
+    y = make(net)
+    feeds = net.data(30)
+    net.normalize(feeds)
+    model = net.model(y)
+    integers = realized(model, None, recipe="data_free")
+    got = np.stack([integers.interpret(f)[0] for f in feeds[:8]])
+    assert cosine(got, np.stack([run_onnx(model, f)[0] for f in feeds[:8]])) > 0.999
 
 
 def test_the_command_compiles_without_data(tmp_path):

@@ -46,7 +46,8 @@ def input_spreads(graph: Graph, norms: Norms) -> dict[relax.Var, Spread]:
             x = _behind_observers(graph, value.args[0])
             weight = _weight(graph, value)
             norm = _norm(graph, var, norms)
-            if weight is not None and norm is not None and x not in found:
+            known = weight is not None and norm is not None and norm[0].mean.size == len(weight)
+            if known and x not in found:
                 found[x] = _fitted(value, weight, *norm)
         if layer or any(arg in after for arg in operands(value)):
             after.add(var)
