@@ -118,9 +118,10 @@ class Epilogue:
         """Offset, clamp and store 1, 2 or 4 quads of rounded int16."""
         if quads == 1:
             words = [concat(words[0], words[0], 4)]
-        value = _stored(words, self.zero_point, self.low, self.high)
-        if self.addition is not None:
-            value = self.addition.emit(value, 8 * len(words), at, exists)
+        if self.addition is None:
+            value = _stored(words, self.zero_point, self.low, self.high)
+        else:
+            value = self.addition.emit(words, at, exists)
         if quads == 1:
             value = part(T.bind(value), 0, 4)
         self._store(value, at, 4 * quads, exists)
@@ -142,7 +143,7 @@ class Epilogue:
 class Addition:
     """Emitter of a residual addition.
 
-    The meaning is :func:`tvmquant.reference.add` of the layer's own stored output and another
+    The meaning is :func:`tvmquant.reference.add` of the layer's own clamped output and another
     tensor. Integers take as few instructions as fused multiplications and additions of floats
     would, so only the forms of :data:`tvmquant.schedules.linear.addition.INTEGER_FORMS` exist.
 
@@ -160,18 +161,28 @@ class Addition:
     other: Expr
     numbers: list[Expr]
 
-    def emit(self, own: Expr, lanes: int, at: Expr, exists: int) -> Expr:
-        """Stored sums of neighbouring values, 8 or 16 lanes of which ``exists`` exist."""
-        own_zero_point, *range_, own_factor, other_factor, offset, first, second = self.numbers
-        values = [T.bind(own), T.bind(load_existing(self.other, lanes, at, exists))]
-        offset = T.bind(offset - own_zero_point * own_factor)
+    def emit(self, words: list[Expr], at: Expr, exists: int) -> Expr:
+        """Stored sums of 8 or 16 neighbouring values, of which ``exists`` exist.
+
+        ``words`` are the layer's own, rounded int16x8, neither offset nor clamped.
+        """
+        zero_point, low, high, *range_, own_factor, other_factor, offset, first, second = (
+            self.numbers
+        )
+        low, high = (tirx.Cast("int16", limit - zero_point) for limit in (low, high))
+        other = T.bind(load_existing(self.other, 8 * len(words), at, exists))
+        # Widened in two steps: of single quads of bytes LLVM makes three instructions.
+        halves = [
+            [T.bind(T.min(T.max(w, broadcast(low, 8)), broadcast(high, 8))) for w in words],
+            [T.bind(cast("uint16", 8, part(other, 8 * i, 8))) for i in range(len(words))],
+        ]
         params = [bits_as("float32", 1, first)] if self.flavour == "float" else [first, second]
         params = [broadcast(param, 4) for param in params]
         quads = []
-        for start in range(0, lanes, 4):
+        for start in range(0, 8 * len(words), 4):
             total = broadcast(offset, 4)
-            for value, factor in zip(values, (own_factor, other_factor)):
-                wide = cast("int32", 4, part(value, start, 4))
+            for half, factor in zip(halves, (own_factor, other_factor)):
+                wide = cast("int32", 4, part(half[start // 8], start % 8, 4))
                 product = wrapping("mul", 32, 4, wide, broadcast(factor, 4))
                 total = wrapping("add", 32, 4, total, product)
             rounded = _rounded(self.flavour, T.bind(total), params)
@@ -199,7 +210,7 @@ def make_epilogue(
     numbers = [T.bind(qinfo[i64(i)]) for i in range(1, workload.numbers)]
     addition = None
     if other is not None:
-        addition = Addition(workload.residual, flat(other), [numbers[0], *numbers[3:]])
+        addition = Addition(workload.residual, flat(other), numbers)
     return Epilogue(workload.requantize, flat(out), params, *numbers[:3], addition)
 
 
