@@ -10,9 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from kernel_tools import expected, make_data
 from neon_tools import PROCESSORS, Program, arm_device, inner_loop, needs_emulator
+from test_schedules_addition import make_sum
+from test_schedules_neon_addition import check as check_addition
 
 from tvmquant import reference
 from tvmquant.schedules.depthwise import DepthwiseKernel
+from tvmquant.schedules.linear.addition import INTEGER_FORMS
 from tvmquant.schedules.neon import DepthwiseNeonKernel
 from tvmquant.schedules.neon.depthwise.chains import Form
 from tvmquant.schedules.neon.depthwise.kernel import depthwise
@@ -107,6 +110,17 @@ def test_any_layer(workloads, seed, isa):
     with tempfile.TemporaryDirectory() as folder:
         kernels = [kernel for workload in workloads for kernel in every_step(workload, isa)]
         check(isa, kernels, Path(folder), seed)
+
+
+@needs_emulator
+@pytest.mark.parametrize("isa", ["neon", "neon_dotprod"])
+def test_residual_additions(isa, tmp_path):
+    kernels, totals = [], []
+    for i, flavour in enumerate(INTEGER_FORMS):
+        shape = replace(SHAPES[2], requantize=flavour, w_bits=8 >> i)
+        kernels.append(depthwise(shape, arm_device(isa)))
+        totals.append(make_sum((0, 0), INTEGER_FORMS[i - 1], seed=i))
+    check_addition(isa, kernels, totals, tmp_path)
 
 
 @needs_emulator

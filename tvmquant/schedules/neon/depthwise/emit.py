@@ -20,11 +20,11 @@ from tvmquant.schedules.neon.depthwise.chains import Form
 from tvmquant.schedules.neon.depthwise.dots import Dots, DotTiles
 from tvmquant.schedules.neon.depthwise.plan import WIDTH, Finish, Plan, Task
 from tvmquant.schedules.neon.depthwise.tiles import ChainTiles
-from tvmquant.schedules.neon.epilogue import Epilogue
+from tvmquant.schedules.neon.epilogue import Epilogue, make_epilogue
 
 
 def emit_prim_func(plan: Plan, form: Form | Dots, name: str) -> tirx.PrimFunc:
-    """Build ``(x, weight, bias, *params, qinfo, out)``."""
+    """Build ``(x, weight, bias, *params, qinfo, [other], out)``."""
     w = plan.workload
     taps = w.w_shape[1] * w.w_shape[2]
     with IRBuilder() as builder:
@@ -37,15 +37,14 @@ def emit_prim_func(plan: Plan, form: Form | Dots, name: str) -> tirx.PrimFunc:
                 argument(f"param{i}", (plan.blocks, WIDTH), dtype)
                 for i, dtype in enumerate(PARAM_DTYPES[w.requantize])
             ]
-            qinfo = argument("qinfo", (4,), "int32")
+            qinfo = argument("qinfo", (w.numbers,), "int32")
+            other = argument("other", w.out_shape, "uint8") if w.residual else None
             out = argument("out", w.out_shape, w.out_dtype)
             mark(name)
-            numbers = [T.bind(qinfo[i64(i)]) for i in range(4)]
-            epilogue = Epilogue(
-                w.requantize, flat(out), [flat(param) for param in params], *numbers[1:]
-            )
+            zero_point = T.bind(tirx.Cast("uint8", qinfo[i64(0)]))
+            epilogue = make_epilogue(w, out, [flat(param) for param in params], qinfo, other)
             make = ChainTiles if isinstance(form, Form) else DotTiles
-            tiles = make(plan, form, flat(x), T.bind(tirx.Cast("uint8", numbers[0])))
+            tiles = make(plan, form, flat(x), zero_point)
             _Nest(plan, tiles, flat(weight), flat(bias), epilogue).emit()
     return builder.get()
 

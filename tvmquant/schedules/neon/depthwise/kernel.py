@@ -58,7 +58,7 @@ class DepthwiseNeonKernel:
         numbers = (*w.strides, *w.padding, *w.dilation)
         parts = [w.op, "x".join(map(str, w.x_shape)), "x".join(map(str, w.w_shape[1:3]))]
         parts += ["_".join(map(str, numbers)), f"w{w.w_bits}a{w.x_bits}", w.requantize, self.step]
-        return "_".join(parts)
+        return "_".join(parts + [f"add_{w.residual}"] * bool(w.residual))
 
     @property
     def label(self) -> str:
@@ -90,6 +90,10 @@ class DepthwiseNeonKernel:
         """Estimate for a core that starts one vector operation in each."""
         return cost(self.plan, self.form)
 
+    def with_residual(self, form: str) -> DepthwiseNeonKernel:
+        """The same kernel with a residual addition in its epilogue."""
+        return replace(self, workload=replace(self.workload, residual=form))
+
     def pack(
         self, weight: np.ndarray, bias: np.ndarray, params: tuple[np.ndarray, ...]
     ) -> list[np.ndarray]:
@@ -119,7 +123,7 @@ class DepthwiseNeonKernel:
         return emit_prim_func(self.plan, self.form, self.name)
 
     def prim_func(self) -> tirx.PrimFunc:
-        """Return the PrimFunc ``(x, weight, bias, *params, qinfo, out)``."""
+        """Return the PrimFunc ``(x, weight, bias, *params, qinfo, [other], out)``."""
         return self._prim_func
 
     def configs(self) -> list[Config]:
