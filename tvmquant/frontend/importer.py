@@ -48,9 +48,8 @@ def from_onnx(model: ModelProto) -> tvm.IRModule:
     ModelError
         A node cannot be converted, or has a shape that depends on data.
     """
-    folded = fold_constants(
-        widen_half(model)
-    )  # takes known branches: what they leave out is not refused
+    model = widen_half(model)
+    folded = fold_constants(model)  # takes known branches: what they leave out is not refused
     check_operators(folded)
     prepared = fold_constants(lower_quantized(folded))
     check_types(prepared)

@@ -30,10 +30,8 @@ _PIECE = 1 << 14
 
 def converts_half(device: Device) -> bool:
     """Whether the processor has instructions from float16 to float32."""
-    wide_arm = "neon" in device.features and "aarch64" in str(
-        device.target.attrs.get("mtriple", "")
-    )
-    return "f16c" in device.features or wide_arm
+    is_arm64 = "aarch64" in str(device.target.attrs.get("mtriple", ""))
+    return "f16c" in device.features or (is_arm64 and "neon" in device.features)
 
 
 def widen(bits: Expr, lanes: int, native: bool) -> Expr:
