@@ -17,11 +17,12 @@ import os
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import click
 import numpy as np
+import onnx
 import onnxruntime as ort
 import torch
 from rich.console import Console
@@ -212,7 +213,6 @@ def train(
     model: nn.Module,
     pictures: tuple[Tensor, Tensor],
     plan: Plan,
-    epochs: int,
     bf16: bool,
     generator: torch.Generator,
     console: Console,
@@ -223,7 +223,7 @@ def train(
     optimizer = torch.optim.SGD(
         model.parameters(), plan.rate, 0.9, weight_decay=plan.decay, nesterov=True
     )
-    batch, steps = plan.batch, len(x) // plan.batch
+    batch, steps, epochs = plan.batch, len(x) // plan.batch, plan.epochs
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, plan.rate, epochs * steps, pct_start=0.15, cycle_momentum=False
     )
@@ -252,6 +252,17 @@ def train(
     model.to(memory_format=torch.contiguous_format).eval()
 
 
+def resume(model: nn.Module, path: Path) -> None:
+    """Give `model` the weights and statistics of a file that `export` wrote."""
+    stored = {t.name: onnx.numpy_helper.to_array(t) for t in onnx.load(path).graph.initializer}
+    state = model.state_dict()
+    wanted = [key for key in state if not key.endswith("num_batches_tracked")]
+    missing = [key for key in wanted if key not in stored]
+    if missing:
+        raise click.ClickException(f"{path.name} has no {missing[0]}: was it made by this program?")
+    model.load_state_dict({**state, **{key: torch.tensor(stored[key]) for key in wanted}})
+
+
 def guess(model: nn.Module, x: Tensor) -> Tensor:
     """Return the most likely class of each uint8 picture [N, 28, 28], in float32."""
     with torch.no_grad():
@@ -263,6 +274,13 @@ def guess(model: nn.Module, x: Tensor) -> Tensor:
 @click.option("--out", type=click.Path(file_okay=False, path_type=Path), default=Path())
 @click.option("--network", type=click.Choice([*PLANS, "all"]), default="all")
 @click.option("--epochs", type=click.IntRange(1), help="Default: 16 and 8.")
+@click.option(
+    "--resume",
+    "start_from",
+    type=click.Path(exists=True, path_type=Path),
+    help="Folder of networks to train on.",
+)
+@click.option("--rate", type=float, help="Peak of the learning rate. Default: the network's.")
 @click.option("--seed", type=int, default=0)
 @click.option("--threads", type=click.IntRange(1), default=1)
 @click.option("--bf16/--fp32", default=True, help="Arithmetic of the training convolutions.")
@@ -271,6 +289,8 @@ def main(
     out: Path,
     network: str,
     epochs: int | None,
+    start_from: Path | None,
+    rate: float | None,
     seed: int,
     threads: int,
     bf16: bool,
@@ -287,11 +307,14 @@ def main(
         torch.manual_seed(seed)
         generator = torch.Generator().manual_seed(seed)
         plan = PLANS[name]
+        plan = replace(plan, rate=rate or plan.rate, epochs=epochs or plan.epochs)
         model = plan.make()
+        if start_from is not None:
+            resume(model, start_from / f"{name}_fashion.onnx")
         params = sum(p.numel() for p in model.parameters())
         console.print(f"{name}: {params:,} parameters, {count_macs(model):,} MACs a picture")
         start = time.monotonic()
-        train(model, (x, y), plan, epochs or plan.epochs, bf16, generator, console)
+        train(model, (x, y), plan, bf16, generator, console)
         seconds = time.monotonic() - start
         guesses = guess(model, x_test)
         path = out / f"{name}_fashion.onnx"
