@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
-from tvmquant.recipe import Recipe
+from tvmquant.recipe import ROUNDING, Recipe
 from tvmquant.recipes import RECIPES
 
 GRID = ("w8a8", "w4a8", "w4a4", "w2a8", "w2a4")
@@ -83,6 +83,16 @@ def default(bits: str) -> Recipe:
     return _recipe(None, bits, True)
 
 
+def averaged(overall: bool) -> Callable[[str], Recipe]:
+    """The default recipe with weights of so many bits on average."""
+
+    def make(bits: str) -> Recipe:
+        recipe = default(bits)
+        return replace(recipe, average_bits=float(recipe.weights.bits), share_bits=overall)
+
+    return make
+
+
 def _ranges() -> list[Method]:
     rows = []
     for name, adds in (
@@ -133,6 +143,11 @@ def _steps(section: str, granularity: str) -> list[Method]:
     ]  # fmt: skip
     if granularity == "per_tensor":
         last = [made_row for made_row in last if made_row.name != "+ GPTQ"]
+    elif "brecq" in ROUNDING:
+        blocks = made("mse", "mse", granularity, rounding="brecq", **corrected)
+        bits = ("w4a8", "w4a4", "w2a8", "w2a4")
+        adds = "instead: whole blocks reconstructed (needs torch)"
+        last.append(Method(section, "+ BRECQ", adds, blocks, bits, draws=1))
     return [
         first,
         row("+ MSE ranges", "ranges of least squared error", "mse", "mse"),
@@ -143,7 +158,13 @@ def _steps(section: str, granularity: str) -> list[Method]:
 
 
 def _named() -> list[Method]:
-    rows = [Method("recipes", "default", "tvmquant.compile with data", default)]
+    rows = [
+        Method("recipes", "default", "tvmquant.compile with data", default),
+        Method("recipes", "average bits, a layer", "2, 4 or 8 bits a channel, as many on average",
+               averaged(False), TARGET_BITS[1:], draws=2),
+        Method("recipes", "average bits, overall", "the same average over all layers",
+               averaged(True), TARGET_BITS[1:], draws=2),
+    ]  # fmt: skip
     known = (
         # name in the table, bits, draws, whether it gets data
         ("standard_ptq", GRID, 5, True),
