@@ -138,6 +138,16 @@ def test_code_is_what_is_meant(isa, bits, step, wanted):
     assert len(found) > 0.6 * len(loop) > 15
 
 
+def test_the_profile_says_where_fewer_bits_do_not_pay():
+    strided = replace(LAYER, strides=(2, 2))
+    for isa, pay in (("neon", {2, 1}), ("neon_dotprod", {1})):
+        table = KernelTable(arm_device(isa))
+        for layer in (LAYER, strided) if isa == "neon" else (strided,):
+            notes = {b: table.note(replace(layer, w_bits=b, x_bits=b)) for b in (4, 2, 1)}
+            assert {bits for bits, note in notes.items() if not note} == pay
+            assert all("estimated" in note for bits, note in notes.items() if bits not in pay)
+
+
 def test_the_rule_takes_every_dense_layer_of_arm():
     for isa in PROCESSORS:
         assert isinstance(

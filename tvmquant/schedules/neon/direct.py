@@ -152,6 +152,11 @@ class DirectKernel:
         plan = replace(self, sizes=None).plan
         return self._cost(plan.step, plan.source)
 
+    @property
+    def cycles(self) -> float:
+        """As :attr:`cost`; comparable among kernels of one processor."""
+        return self.cost
+
     @cached_property
     def _space(self) -> dict[tuple[str, Sizes], float]:
         first = replace(self, sizes=None).plan.step.name

@@ -58,6 +58,11 @@ class NeonWinogradKernel:
         return " ".join(["winograd", *self._method, f"{self.plan.rows}x{self.plan.vectors}"])
 
     @property
+    def cycles(self) -> float:
+        """Estimate, comparable among kernels of one processor."""
+        return cycles(self.plan, self.isa)
+
+    @property
     def _method(self) -> tuple[str, str, str]:
         chunks = f"{self.plan.chunks}" if self.plan.chunks > 1 else ""
         return (f"f{self.plan.algorithm.size}", self.plan.operands.name + chunks, "neon")
