@@ -202,3 +202,18 @@ def test_one_bit_weights_of_a_layer_need_quantized_activations():
     recipe = Recipe(layers=(LayerRule("a", weight_bits=1, activation_bits=16),))
     with pytest.raises(RecipeError, match="layer a: weights of 1 bit"):
         recipe.bits_for("a")
+
+
+@pytest.mark.parametrize(
+    ("bits", "changes", "message"),
+    [
+        ("w4a8", {"average_bits": 1.5}, r"must lie in \[2, 8\]"),
+        ("w4a8", {"average_bits": "4"}, "average_bits"),
+        ("w4a8", {"average_bits": 4.0, "share_bits": 1}, "share_bits"),
+        ("w4a16", {"average_bits": 4.0}, "activations quantized by calibration"),
+        ("w4a8", {"average_bits": 3, "weights": QuantSpec(4, symmetric=True)}, "per_channel"),
+    ],
+)
+def test_budgets_that_make_no_sense(bits, changes, message):
+    with pytest.raises(RecipeError, match=message):
+        Recipe(**{**Recipe.for_bits(bits).__dict__, **changes})

@@ -116,6 +116,8 @@ class Recipe:
                 raise RecipeError(f"average_bits must lie in [2, 8], got {self.average_bits}")
             if self.weights.granularity != "per_channel":
                 raise RecipeError("average_bits needs weights.granularity per_channel")
+            if self.dynamic or self.activations.bits in FLOAT_BITS:
+                raise RecipeError("average_bits needs activations quantized by calibration")
         if not 50 < self.percentile <= 100:
             raise RecipeError(f"percentile must lie in (50, 100], got {self.percentile}")
         if not self.weights.symmetric:
