@@ -24,7 +24,7 @@ from tvmquant.precision import (
 from tvmquant.quant_spec import ACTIVATION_ESTIMATOR, WEIGHT_ESTIMATOR, LayerRule, QuantSpec
 
 REQUANTIZE = ("float", "fixed_point", "power_of_two")
-ROUNDING = ("nearest", "adaround", "gptq")
+ROUNDING = ("nearest", "adaround", "gptq", "brecq")
 BIAS_CORRECTION = ("none", "empirical", "analytic")
 GROUP_SIZE = 32
 
@@ -50,7 +50,8 @@ class Recipe:
         weights.
     rounding : str
         How weights are rounded: ``nearest``, or by their effect on the layer's output on
-        calibration data: ``gptq`` or, below 8 bits, ``adaround``.
+        calibration data: ``gptq`` or, below 8 bits, ``adaround``; ``brecq`` goes on from ``gptq``
+        with all layers of a block together, by the block's output (needs torch).
     bias_correction : str
         Whether the mean error of every output channel goes into its bias: ``none``, as measured on
         calibration data (``empirical``) or as batch norms predict it (``analytic``). ``True`` and
@@ -203,9 +204,7 @@ class Recipe:
     @property
     def needs_batch_norms(self) -> bool:
         """Whether ranges or corrections come from the model's batch norms."""
-        return (
-            self.activations.estimator == "batch_norm" or self.bias_correction == "analytic"
-        )
+        return self.activations.estimator == "batch_norm" or self.bias_correction == "analytic"
 
     def bits_for(self, name: str, *, first_or_last: bool = False) -> LayerBits:
         """Bits of the layer ``name``."""
@@ -296,14 +295,14 @@ def _range(key: str, value: Any) -> tuple[float, float]:
     if len(numbers) != 2 or not real or not numbers[0] < numbers[1]:
         raise RecipeError(f"{key} must be two numbers, the smaller first, got {value!r}")
     return float(numbers[0]), float(numbers[1])
+
+
 def _check_half(where: str, weight_bits: int, activation_bits: int) -> None:
     if weight_bits == HALF_BITS and activation_bits not in FLOAT_BITS:
         raise RecipeError(
             f"{where}weights of 16 bits are float16: activations need 16 or 32 bits, got "
             f"{activation_bits}"
         )
-
-
 
 
 def _check_dynamic(where: str, weight_bits: int, activation_bits: int) -> None:

@@ -27,11 +27,15 @@ from tvmquant.recipe import Recipe
 Progress = Callable[[str, int, int], None]
 # Samples that go through the layers together, and the bytes that one activation of all may take.
 SAMPLES = 64
+# Blocks of many layers would learn fewer by heart.
+BLOCK_SAMPLES = 512
 _BYTES = 256 << 20
 
 
 @dataclass
-class _Change:
+class Change:
+    """What becomes of a layer: other weights, their scales, a shift of its output's channels."""
+
     q: np.ndarray | None = None
     scale: np.ndarray | None = None
     shift: np.ndarray | None = None
@@ -66,18 +70,18 @@ def correct(
     progress : callable, optional
         Called with ``("correct", done, total)``.
     """
-    changes: dict[str, _Change] = {}
+    changes: dict[str, Change] = {}
     total = sum(1 for _, value in Graph(quantized).bindings if _is_layer(value))
     chosen = samples[: sample_limit(original)]
     for layer in Lockstep(original, quantized, chosen).layers():
         changes[layer.var.name] = _correct_layer(layer, recipe)
         if progress:
             progress("correct", len(changes), max(total, len(changes)))
-    return _apply(quantized, changes)
+    return apply_changes(quantized, changes)
 
 
-def sample_limit(mod: tvm.IRModule) -> int:
-    """How many samples may go through the layers of a graph together."""
+def sample_limit(mod: tvm.IRModule, most: int = SAMPLES) -> int:
+    """How many samples may go through the layers of a graph together, at most ``most``."""
     largest = max(
         (
             4 * int(np.prod(shape_of(var)))
@@ -86,15 +90,20 @@ def sample_limit(mod: tvm.IRModule) -> int:
         ),
         default=1,
     )
-    return max(8, min(SAMPLES, _BYTES // largest))
+    return max(8, min(most, _BYTES // largest))
+
+
+def wanted_samples(mod: tvm.IRModule, recipe: Recipe) -> int:
+    """How many samples corrections use."""
+    return sample_limit(mod, BLOCK_SAMPLES if recipe.rounding == "brecq" else SAMPLES)
 
 
 def _is_layer(value: Any) -> bool:
     return name_of(value) in ("nn.conv2d", "matmul")
 
 
-def _correct_layer(layer: LinearLayer, recipe: Recipe) -> _Change:
-    change = _Change()
+def _correct_layer(layer: LinearLayer, recipe: Recipe) -> Change:
+    change = Change()
     rows = weight_rows(layer, layer.weight_float).astype(np.float64)
     data = moments(layer)
     if recipe.weights.bits == recipe.activations.bits == 8:
@@ -116,7 +125,7 @@ def _correct_layer(layer: LinearLayer, recipe: Recipe) -> _Change:
     fewest = np.min(bits)
     if recipe.rounding == "adaround" and 1 < fewest < 8:
         q = adaround(rows, spread.steps(scale), bits, data)
-    elif recipe.rounding == "gptq":
+    elif recipe.rounding in ("gptq", "brecq"):
         # One scale for all channels, or one that is a power of two, stays as it is. Among 256
         # levels a better scale gains nothing.
         refit = layer.scale.size == scale.size and recipe.requantize != "power_of_two"
@@ -134,7 +143,8 @@ def _correct_layer(layer: LinearLayer, recipe: Recipe) -> _Change:
     return change
 
 
-def _apply(mod: tvm.IRModule, changes: dict[str, _Change]) -> tvm.IRModule:
+def apply_changes(mod: tvm.IRModule, changes: dict[str, Change]) -> tvm.IRModule:
+    """QDQ graph with changed layers, by name; the biases take the shifts."""
     graph = Graph(mod)
     weights = {
         graph.values[var].args[1]: change

@@ -22,7 +22,7 @@ from tvmquant.passes.annotate import annotate
 from tvmquant.passes.batch_norms import find_batch_norms, require_batch_norms
 from tvmquant.passes.calibrate import Progress, calibrate
 from tvmquant.passes.calibrate_analytic import calibrate_analytic
-from tvmquant.passes.correct import correct, sample_limit, wants_corrections
+from tvmquant.passes.correct import correct, wanted_samples, wants_corrections
 from tvmquant.passes.correct_analytic import correct_analytic
 from tvmquant.passes.dynamic import quantize_dynamically
 from tvmquant.passes.equalize import equalize, equalize_norms
@@ -33,6 +33,7 @@ from tvmquant.passes.moves import merge_moves
 from tvmquant.passes.pack import pack
 from tvmquant.passes.pair_channels import pair_channels
 from tvmquant.passes.realize import realize
+from tvmquant.passes.reconstruct import reconstruct, require_torch
 from tvmquant.passes.simplify import simplify
 from tvmquant.passes.split_widths import split_widths
 from tvmquant.passes.weight_only import quantize_weights
@@ -76,6 +77,7 @@ def to_qdq(
     cache : CalibrationCache, optional
         Where calibration goes on and stores what it has seen.
     """
+    require_torch(recipe)
     _report(progress, "simplify")
     norms = find_batch_norms(mod) if recipe.needs_batch_norms else {}
     mod = _dump("1_simplify", simplify(mod))
@@ -102,20 +104,22 @@ def to_qdq(
     if recipe.activations.estimator == "batch_norm" and _is_observed(mod):
         mod = calibrate_analytic(mod, norms, recipe)
         if wants_corrections(recipe):
-            kept = list(itertools.islice(batches(), sample_limit(annotated)))
+            kept = list(itertools.islice(batches(), wanted_samples(annotated, recipe)))
     elif _is_observed(mod):
-        limit = sample_limit(mod) if wants_corrections(recipe) else 0
+        limit = wanted_samples(mod, recipe) if wants_corrections(recipe) else 0
         keeping = _keeping(stream or batches(), kept, limit)
         mod = calibrate(mod, keeping, recipe, progress, total, cache)
         # A finished calibration of the cache has read nothing yet.
         for _ in itertools.islice(keeping, limit - len(kept)):
             pass
     elif real_data and wants_corrections(recipe) and is_quantized(quantize_weights(mod, recipe)):
-        kept = list(itertools.islice(stream or batches(), sample_limit(mod)))
+        kept = list(itertools.islice(stream or batches(), wanted_samples(mod, recipe)))
     mod = _dump("3_calibrate", quantize_weights(quantize_dynamically(mod, recipe), recipe))
+    mod = store_half(mod, recipe)
     if kept:
         mod = _dump("3_correct", correct(annotated, mod, kept, recipe, progress))
-    mod = store_half(mod, recipe)
+        if recipe.rounding == "brecq":
+            mod = _dump("3_reconstruct", reconstruct(annotated, mod, kept, recipe, progress))
     if recipe.bias_correction == "analytic":
         mod = correct_analytic(annotated, mod, norms, recipe.input_range)
         _dump("3_correct_analytic", mod)
