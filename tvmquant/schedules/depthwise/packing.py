@@ -2,19 +2,39 @@
 
 from __future__ import annotations
 
+from typing import Protocol
+
 import numpy as np
 
 from tvmquant.reference.quantize import pack_bits
-from tvmquant.schedules.depthwise.plan import Plan
 
 
-def block_channels(plan: Plan) -> np.ndarray:
+class Blocks(Protocol):
+    """How channels are cut into blocks."""
+
+    @property
+    def width(self) -> int:
+        """Channels of a block."""
+
+    @property
+    def blocks(self) -> int:
+        """How many there are."""
+
+    @property
+    def channels(self) -> int:
+        """Output channels."""
+
+    def block_start(self, block: int) -> int:
+        """First channel of a block."""
+
+
+def block_channels(plan: Blocks) -> np.ndarray:
     """int64 ``[blocks, width]``: channel of every lane, lanes without one repeat the last."""
     starts = np.array([plan.block_start(b) for b in range(plan.blocks)])
     return np.minimum(starts[:, None] + np.arange(plan.width), plan.channels - 1)
 
 
-def pack_weight(weight: np.ndarray, bits: int, plan: Plan) -> np.ndarray:
+def pack_weight(weight: np.ndarray, bits: int, plan: Blocks) -> np.ndarray:
     """Weights in the order in which the kernel unpacks them.
 
     Parameters
@@ -23,7 +43,7 @@ def pack_weight(weight: np.ndarray, bits: int, plan: Plan) -> np.ndarray:
         int8 ``[O, KH, KW, 1]``.
     bits : int
         8, 4, 2 or 1; ±1 at one bit.
-    plan : Plan
+    plan : Blocks
 
     Returns
     -------
@@ -42,13 +62,13 @@ def pack_weight(weight: np.ndarray, bits: int, plan: Plan) -> np.ndarray:
     return np.ascontiguousarray(codes[block_channels(plan)].transpose(0, 2, 1))
 
 
-def pack_channels(values: np.ndarray, plan: Plan, order: np.ndarray) -> np.ndarray:
+def pack_channels(values: np.ndarray, plan: Blocks, order: np.ndarray) -> np.ndarray:
     """Arrange per-channel constants in accumulator order: ``[O]`` or ``[1]`` → ``[blocks, width]``.
 
     Parameters
     ----------
     values : np.ndarray
-    plan : Plan
+    plan : Blocks
     order : np.ndarray
         :meth:`tvmquant.schedules.depthwise.dots.Dot.channel_order`.
     """

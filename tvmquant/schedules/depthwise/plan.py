@@ -172,6 +172,7 @@ def _default_sizes(workload: Workload, allowed: tuple[int, ...], group: int) -> 
 def tile_taps(
     rows: int, kh: int, stride: int, dilation: int, group: int
 ) -> tuple[tuple[int, ...], tuple[tuple[int, int, tuple[int | None, ...]], ...]]:
+    """``lines`` and ``taps`` of :class:`Plan` for tiles of so many output rows."""
     lines = sorted({r * stride + i * dilation for r in range(rows) for i in range(kh)})
     taps = []
     for slot in range(-(-len(lines) // group)):
