@@ -44,3 +44,35 @@ def test_magnitudes_end_at_the_largest_value():
     assert counts.sum() == 5
     assert (len(counts) - 1) * histogram.width <= 2.0 <= len(counts) * histogram.width
     assert not Histogram(16).magnitudes().size
+
+
+def robust(*arrays):
+    return filled(Histogram(robust=True), *arrays)
+
+
+def test_a_rare_outlier_does_not_count():
+    pieces = [RNG.standard_normal(2000) for _ in range(8)]
+    pieces[0][5] = 1e8
+    histogram = robust(*pieces)
+    histogram.settle()
+    assert histogram.leaves_out
+    assert histogram.limit < 10 and histogram.high < 10
+    assert histogram.counts.sum() == 8 * 2000 - 1
+
+
+def test_large_values_in_every_update_count():
+    pieces = [np.r_[np.full(2000, 1e-5), 1.0] for _ in range(8)]
+    histogram = robust(*pieces)
+    histogram.settle()
+    assert not histogram.leaves_out
+    assert histogram.high == 1 and histogram.counts.sum() == 8 * 2001
+    once = robust(pieces[0])
+    once.settle()
+    assert once.high == 1
+
+
+def test_extremes_of_float32():
+    for value in (3e38, 1e-38, 1e-45):
+        histogram = robust(np.array([value]), np.array([-value]))
+        assert histogram.counts.sum() == 2
+        assert np.isfinite(histogram.centers).all()
