@@ -140,14 +140,17 @@ def chosen(isa, workload):
 
 def test_every_processor_takes_what_is_best_there():
     """A table look-up is slow before there were dot products."""
+    strided = replace(LAYER, strides=(2, 2))
     for isa, expected in (("neon", "cnt"), ("neon_dotprod", "tbl"), ("neon_i8mm", "tbl")):
-        assert chosen(isa, with_bits(LAYER, (1, 2))) == ["direct", expected]
-        assert chosen(isa, with_bits(LAYER, (1, 1))) == ["direct", "cnt"]
-    for isa, expected in (("neon", "cnt"), ("neon_dotprod", "cnt"), ("neon_i8mm", "usmmla")):
-        assert chosen(isa, with_bits(LAYER, (2, 1))) == ["direct", expected]
+        for bits in ((1, 2), (1, 4)):
+            assert chosen(isa, with_bits(strided, bits)) == ["direct", expected]
+        assert chosen(isa, with_bits(strided, (1, 1))) == ["direct", "cnt"]
+    for isa, expected in (("neon", "cnt"), ("neon_dotprod", "sdot"), ("neon_i8mm", "usmmla")):
+        assert chosen(isa, with_bits(strided, (2, 2))) == ["direct", expected]
+    assert chosen("neon", with_bits(LAYER, (1, 2))) == ["direct", "cnt"]
     assert chosen("neon_dotprod", with_bits(LAYER, (1, 4))) == ["direct", "tbl"]
-    assert chosen("neon", with_bits(LAYER, (2, 2)))[0] == "winograd"
-    assert chosen("neon", with_bits(replace(LAYER, strides=(2, 2)), (2, 2))) == ["direct", "cnt"]
+    for isa in PROCESSORS:
+        assert chosen(isa, with_bits(LAYER, (2, 2)))[0] == "winograd"
 
 
 @pytest.mark.parametrize("isa", PROCESSORS)
@@ -157,6 +160,12 @@ def test_packed_weights_take_their_bits(isa):
             _, w, bias, params, _ = make_data(kernel.workload)
             assert kernel.pack(w, bias, params)[0].nbytes == w.size * bits[0] // 8
             assert (kernel.expansion() is None) == kernel.plan.counts
+
+
+def test_bits_are_counted_where_nothing_may_be_expanded():
+    for bits in ((1, 2), (2, 2)):
+        kernel = KernelTable(arm_device("neon_dotprod"), expand=False)[with_bits(LAYER, bits)]
+        assert kernel.label.startswith("direct cnt") and kernel.expansion() is None
 
 
 def test_no_more_planes_than_pay():

@@ -129,6 +129,10 @@ class DirectKernel:
                 found[name] = (step, source)
         return found
 
+    def has_step(self, name: str) -> bool:
+        """Whether the workload can be computed with this step."""
+        return name in self._steps
+
     @cached_property
     def plan(self) -> Plan:
         """Everything that decides the code."""
@@ -247,6 +251,8 @@ def direct(workload: Workload, device: Device) -> DirectKernel | None:
 def direct_compact(workload: Workload, device: Device) -> Kernel | None:
     """The same without expanded weights, where that is another kernel."""
     kernel = direct(workload, device)
-    if kernel is None or workload.w_bits < 8 or kernel.expansion() is None:
+    if kernel is None or kernel.expansion() is None:
         return None
+    if workload.w_bits < 8:
+        return replace(kernel, step_name="cnt") if kernel.has_step("cnt") else None
     return replace(kernel, compact=True)
