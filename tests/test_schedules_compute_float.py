@@ -1,5 +1,7 @@
 """Lowerings of our own for softmax, sigmoid and resize: against NumPy and ONNX Runtime."""
 
+import math
+
 import numpy as np
 import onnxruntime
 import pytest
@@ -42,6 +44,14 @@ def test_sigmoid_and_silu(gated):
     exact = x.astype(np.float64)
     want = (exact if gated else 1) / (1 + np.exp(-exact))
     np.testing.assert_allclose(run([x], lambda _, v: op(v)), want, rtol=1e-6, atol=1e-35)
+
+
+def test_erf():
+    x = np.concatenate([np.linspace(-6, 6, 20001), [0.0, -0.0, 1e-30, -1e-30, 1, -1, 40, -1e30]])
+    x = np.concatenate([x, [np.inf, -np.inf, np.nan]]).astype(np.float32)
+    want = [math.erf(value) for value in x]
+    got = run([x], lambda _, v: relax.op.erf(v))
+    np.testing.assert_allclose(got, want, rtol=6e-7)
 
 
 def onnx_resize(x, target, mode, rounding):
