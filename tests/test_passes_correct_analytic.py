@@ -25,7 +25,7 @@ def prepared(bits, seed=0, granularity="per_channel"):
     imported = load_model(model).mod
     norms = find_batch_norms(imported)
     mod = annotate(simplify(imported), recipe)
-    return mod, calibrate_analytic(mod, norms, recipe), norms
+    return mod, calibrate_analytic(mod, norms, recipe), norms, recipe
 
 
 def mean_error(mod, other):
@@ -38,16 +38,30 @@ def mean_error(mod, other):
 def test_the_mean_error_of_unseen_pictures_gets_smaller(bits, granularity):
     before = after = 0.0
     for seed in range(3):
-        mod, qdq, norms = prepared(bits, seed, granularity)
+        mod, qdq, norms, recipe = prepared(bits, seed, granularity)
         before += mean_error(mod, qdq)
-        after += mean_error(mod, correct_analytic(mod, qdq, norms))
+        after += mean_error(mod, correct_analytic(mod, qdq, norms, recipe))
     assert after < 0.5 * before
 
 
+def test_rounding_by_effect_brings_the_output_nearer():
+    before = after = 0.0
+    for seed in range(3):
+        mod, qdq, norms, recipe = prepared("w2a8", seed)
+        assert recipe.rounds_analytically
+        nearest = correct_analytic(mod, qdq, norms, replace(recipe, rounding="nearest"))
+        rounded = correct_analytic(mod, qdq, norms, recipe)
+        for feeds in ([*f.values()] for f in pictures(24, seed=6)):
+            want = interpret(mod, feeds)[0]
+            before += np.sum((interpret(nearest, feeds)[0] - want) ** 2)
+            after += np.sum((interpret(rounded, feeds)[0] - want) ** 2)
+    assert after < 0.8 * before
+
+
 def test_statistics_are_needed():
-    mod, qdq, _ = prepared("w4a8")
+    mod, qdq, _, recipe = prepared("w4a8")
     with pytest.raises(RecipeError, match="the model has no batch norms"):
-        correct_analytic(mod, qdq, {})
+        correct_analytic(mod, qdq, {}, recipe)
 
 
 def test_with_calibration_data_as_well():

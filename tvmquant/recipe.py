@@ -144,6 +144,8 @@ class Recipe:
             raise RecipeError("weights.granularity must be per_channel or per_tensor")
         if self.dynamic:
             _check_dynamic("", self.weights.bits, self.activations.bits)
+            if self.average_bits is not None:
+                raise RecipeError("average_bits needs activations of a fixed range, not dynamic")
         allowed = ("per_tensor", "per_row") if self.dynamic else ("per_tensor",)
         if self.activations.granularity not in allowed:
             raise RecipeError("activations must be per_tensor: integer kernels need one scale")
@@ -188,16 +190,22 @@ class Recipe:
         return replace(
             self,
             activations=replace(self.activations, estimator="batch_norm"),
-            rounding="nearest",
+            rounding="nearest" if self.rounding == "nearest" else "gptq",
             bias_correction="none" if self.bias_correction == "none" else "analytic",
         )
+
+    @property
+    def rounds_analytically(self) -> bool:
+        """Whether weights are rounded by their effect as batch norms predict it."""
+        by_norms = self.activations.estimator == "batch_norm"
+        return by_norms and self.rounding == "gptq" and self.bias_correction == "analytic"
 
     @property
     def needs_data(self) -> bool:
         """Whether ranges or corrections come from calibration data."""
         return (
             self.activations.estimator not in ("batch_norm", "dynamic")
-            or self.rounding != "nearest"
+            or (self.rounding != "nearest" and not self.rounds_analytically)
             or self.bias_correction == "empirical"
         )
 

@@ -45,7 +45,7 @@ def _fast(bits: str) -> Recipe:
 
 
 def _data_free(bits: str) -> Recipe:
-    return replace(Recipe.for_bits(bits), equalize=True, bias_correction="analytic").without_data()
+    return _standard(bits).without_data()
 
 
 def _aciq(bits: str) -> Recipe:
@@ -108,7 +108,7 @@ RECIPES = {
         NamedRecipe("fast", "min-max ranges, rounding to nearest", "8", _fast),
         NamedRecipe(
             "data_free",
-            "from the model's batch norms alone: equalization, absorption, bias correction (DFQ)",
+            "by the model's batch norms alone: equalization, absorption, rounding, biases (DFQ)",
             "8",
             _data_free,
         ),

@@ -103,7 +103,7 @@ def to_qdq(
     kept: list[list[np.ndarray]] = []
     if recipe.activations.estimator == "batch_norm" and _is_observed(mod):
         mod = calibrate_analytic(mod, norms, recipe)
-        if wants_corrections(recipe):
+        if recipe.needs_data:
             kept = list(itertools.islice(batches(), wanted_samples(annotated, recipe)))
     elif _is_observed(mod):
         limit = wanted_samples(mod, recipe) if wants_corrections(recipe) else 0
@@ -121,7 +121,7 @@ def to_qdq(
         if recipe.rounding == "brecq":
             mod = _dump("3_reconstruct", reconstruct(annotated, mod, kept, recipe, progress))
     if recipe.bias_correction == "analytic":
-        mod = correct_analytic(annotated, mod, norms, recipe.input_range)
+        mod = correct_analytic(annotated, mod, norms, recipe)
         _dump("3_correct_analytic", mod)
     return mod
 
