@@ -51,7 +51,8 @@ class Recipe:
     rounding : str
         How weights are rounded: ``nearest``, or by their effect on the layer's output on
         calibration data: ``gptq`` or, below 8 bits, ``adaround``; ``brecq`` goes on from ``gptq``
-        with all layers of a block together, by the block's output (needs torch).
+        with all layers of a block together, by the block's output (needs torch). ``gptq`` with the
+        estimator ``batch_norm`` and the correction ``analytic`` needs no data.
     bias_correction : str
         Whether the mean error of every output channel goes into its bias: ``none``, as measured on
         calibration data (``empirical``) or as batch norms predict it (``analytic``). ``True`` and
