@@ -189,6 +189,7 @@ def test_the_precision_says_so():
         ({"activations": QuantSpec(16, estimator="dynamic")}, "activations of 8 or 4, got w8a16"),
         ({"weights": QuantSpec(8, True, estimator="dynamic")}, "dynamic is for activations"),
         ({"weights": QuantSpec(8, True, "per_row")}, "weights.granularity must be per_channel"),
+        ({"average_bits": 4}, "average_bits needs activations quantized by calibration"),
     ],
 )
 def test_recipes_that_cannot_be(changes, message):

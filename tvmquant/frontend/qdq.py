@@ -88,12 +88,6 @@ class _Builder:
         self.constants.append(numpy_helper.from_array(array, name))
         return name
 
-    def scale(self, name: str, suffix: str) -> str:
-        """A float16 scale is widened."""
-        if self.known.get(name, (None,))[0] == TensorProto.FLOAT16:
-            return self.emit("Cast", [name], f"{suffix}_scale", to=TensorProto.FLOAT)
-        return name
-
     def dequantize(
         self,
         q: str,
@@ -104,7 +98,7 @@ class _Builder:
         axis: int | None = None,
         block_size: int = 0,
     ) -> str:
-        inputs = [q, self.scale(scale, suffix)] + ([zero_point] if zero_point else [])
+        inputs = [q, scale] + ([zero_point] if zero_point else [])
         attributes = {} if axis is None else {"axis": axis}
         if block_size:
             attributes["block_size"] = block_size
@@ -120,7 +114,7 @@ class _Builder:
         return self.emit(op, inputs, "", **attributes)
 
     def quantize(self, x: str, scale: str, zero_point: str, *, axis: int | None = None) -> None:
-        inputs = [x, self.scale(scale, "output")] + ([zero_point] if zero_point else [])
+        inputs = [x, scale] + ([zero_point] if zero_point else [])
         attributes = {} if axis is None else {"axis": axis}
         self.emit("QuantizeLinear", inputs, "quantize", output=self.node.output[0], **attributes)
 
@@ -137,7 +131,7 @@ def _qlinear_conv(b: _Builder, node: NodeProto) -> None:
         b.dequantize(w, w_scale, w_zero, "w", axis=0),
     ]
     if bias:
-        product = b.emit("Mul", [b.scale(x_scale, "bx"), b.scale(w_scale, "bw")], "bias_scale")
+        product = b.emit("Mul", [x_scale, w_scale], "bias_scale")
         inputs.append(b.dequantize(bias, product, "", "bias", axis=0))
     y = b.float_op("Conv", inputs, _attributes(node, "channels_last"))
     b.quantize(y, y_scale, y_zero)
