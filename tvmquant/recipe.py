@@ -145,8 +145,6 @@ class Recipe:
             raise RecipeError("weights.granularity must be per_channel or per_tensor")
         if self.dynamic:
             _check_dynamic("", self.weights.bits, self.activations.bits)
-            if self.average_bits is not None:
-                raise RecipeError("average_bits needs activations of a fixed range, not dynamic")
         allowed = ("per_tensor", "per_row") if self.dynamic else ("per_tensor",)
         if self.activations.granularity not in allowed:
             raise RecipeError("activations must be per_tensor: integer kernels need one scale")
