@@ -29,6 +29,7 @@ def test_what_they_are_made_of():
     assert find_recipe("standard_ptq").rounding != "nearest"
     assert find_recipe("fast").activations.estimator == "minmax"
     assert find_recipe("aciq4").weights.estimator == "aciq"
+    assert find_recipe("aciq4").average_bits == 4 and find_recipe("aciq4", 8).average_bits is None
     assert find_recipe("tensorrt8").activations.estimator == "entropy"
     assert find_recipe("fixed_point").requantize == "power_of_two"
     assert find_recipe("weight_only").precision == "w4a16"

@@ -55,6 +55,9 @@ def _aciq(bits: str) -> Recipe:
         weights=replace(recipe.weights, estimator="aciq"),
         activations=replace(recipe.activations, estimator="aciq"),
         bias_correction="empirical",
+        # Neither more nor less than 2 bits are to be had below, nor more than 8 above.
+        average_bits=4.0 if recipe.weights.bits == 4 else None,
+        share_bits=recipe.weights.bits == 4,
     )
 
 
@@ -112,7 +115,9 @@ RECIPES = {
             "8",
             _data_free,
         ),
-        NamedRecipe("aciq4", "analytic clipping and bias correction (ACIQ)", "4", _aciq),
+        NamedRecipe(
+            "aciq4", "analytic clipping, bits by channel, bias correction (ACIQ)", "4", _aciq
+        ),
         NamedRecipe(
             "tensorrt8", "symmetric, least divergence for activations (TensorRT)", "8", _tensorrt
         ),

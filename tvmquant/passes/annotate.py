@@ -58,9 +58,7 @@ def annotate(
 
 
 class _Annotator:
-    def __init__(
-        self, regions: Regions, recipe: Recipe, widths: Mapping[str, np.ndarray]
-    ) -> None:
+    def __init__(self, regions: Regions, recipe: Recipe, widths: Mapping[str, np.ndarray]) -> None:
         self.regions = regions
         self.recipe = recipe
         self.widths = widths
