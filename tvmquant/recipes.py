@@ -55,7 +55,7 @@ def _aciq(bits: str) -> Recipe:
         weights=replace(recipe.weights, estimator="aciq"),
         activations=replace(recipe.activations, estimator="aciq"),
         bias_correction="empirical",
-        # Neither more nor less than 2 bits are to be had below, nor more than 8 above.
+        # At 8 and 2 bits there is nothing to allocate: no width is larger, or smaller.
         average_bits=4.0 if recipe.weights.bits == 4 else None,
         share_bits=recipe.weights.bits == 4,
     )
