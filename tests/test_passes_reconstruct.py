@@ -33,7 +33,7 @@ def options():
     pytest.importorskip("torch")
     from tvmquant.calibration.brecq import BrecqOptions
 
-    return BrecqOptions(iterations=120, batch=16, rate=0.03)
+    return BrecqOptions(iterations=120, batch=16, rate=0.08)
 
 
 def loss(mod, other, batches):
