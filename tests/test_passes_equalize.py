@@ -159,3 +159,13 @@ def test_batch_norms_follow_the_scales():
         np.testing.assert_allclose(norms[name].mean, want.mean, rtol=1e-3, atol=1e-5)
         np.testing.assert_allclose(norms[name].std, want.std, rtol=1e-3, atol=1e-5)
     np.testing.assert_array_equal(norms["else"].mean, np.ones(3))
+
+
+def test_relu6_is_left_alone_where_asked_for():
+    _, mod = relu6_chain()
+    norms = {p.bias.name: ChannelNorm(np.zeros(8), np.full(8, 0.1)) for p in find_pairs(mod)}
+    _, scaled = equalize_norms(mod, norms)
+    _, same = equalize_norms(mod, norms, clips=False)
+    for name, norm in norms.items():
+        np.testing.assert_array_equal(same[name].std, norm.std)
+        assert not np.allclose(scaled[name].std, norm.std)

@@ -52,14 +52,15 @@ def equalize(mod: tvm.IRModule, reach: Mapping[str, np.ndarray] | None = None) -
 
 
 def equalize_norms(
-    mod: tvm.IRModule, norms: Norms, deviations: float = 6.0
+    mod: tvm.IRModule, norms: Norms, deviations: float = 6.0, *, clips: bool = True
 ) -> tuple[tvm.IRModule, dict[str, ChannelNorm]]:
     """Equalize a graph and what its batch norms say of it.
 
-    ``deviations`` is how many standard deviations above its mean a channel is taken to reach.
+    ``deviations`` is how many standard deviations above its mean a channel is taken to reach;
+    ``clips``: also through ReLU6.
     """
     reach = {name: norm.mean + deviations * norm.std for name, norm in norms.items()}
-    out, scales = equalized(mod, reach)
+    out, scales = equalized(mod, reach if clips else {})
     return out, {
         name: norm.divided(scales[name]) if name in scales else norm for name, norm in norms.items()
     }
