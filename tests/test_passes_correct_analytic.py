@@ -75,3 +75,13 @@ def test_with_calibration_data_as_well():
         return mean_error(mod, qdq)
 
     assert error(bias_correction="analytic") < error()
+
+
+def test_layers_that_stay_in_float_keep_their_weights():
+    # Weight-only: convolutions are left alone, the batch norms round what else there is.
+    _, model = residual(seed=0)
+    mod = quantize(model, recipe=find_recipe("weight_only", "w4a16")).mod
+    float_mod = simplify(load_model(model).mod)
+    feed = list(next(iter(pictures(1, seed=1))).values())
+    error = interpret(mod, feed)[0] - interpret(float_mod, feed)[0]
+    assert np.abs(error).max() < 0.5 * np.abs(interpret(float_mod, feed)[0]).max()

@@ -49,7 +49,7 @@ def round_analytic(
     call : relax.Call
         The float layer.
     node : relax.Call
-        The dequantize node of its weight.
+        The dequantize node of its weight; something else where it stays in float.
     weight : np.ndarray
     x : Spread
         Of the layer's input.
@@ -59,9 +59,11 @@ def round_analytic(
     Returns
     -------
     tuple of np.ndarray or None
-        int8, and float32 ``[channels]``; ``None`` where weights stay as they are: with 8 bits, one
-        scale for all channels or scales of groups.
+        int8, and float32 ``[channels]``; ``None`` where weights stay as they are: in float, with
+        8 bits, one scale for all channels or scales of groups.
     """
+    if name_of(node) != "tvmquant.dequantize":
+        return None
     q, scale = (const_value(arg) for arg in node.args[:2])
     bits = int(node.attrs["bits"])
     if q is None or scale is None or bits >= 8 or int(node.attrs["block_size"]):
