@@ -145,7 +145,7 @@ def _steps(section: str, granularity: str) -> list[Method]:
         last = [made_row for made_row in last if made_row.name != "+ GPTQ"]
     elif "brecq" in ROUNDING:
         blocks = made("mse", "mse", granularity, rounding="brecq", **corrected)
-        bits = ("w4a8", "w4a4", "w2a8", "w2a4")
+        bits = ("w4a4", "w2a4")
         adds = "instead: whole blocks reconstructed (needs torch)"
         last.append(Method(section, "+ BRECQ", adds, blocks, bits, draws=1))
     return [
