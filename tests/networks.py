@@ -10,10 +10,10 @@ import tvm
 from onnx import ModelProto, helper, numpy_helper
 
 import tvmquant
-from tvmquant.compiler import QuantizedModel
 from tvmquant.graph import Graph, name_of, operands
 from tvmquant.interpreter import Interpreter
 from tvmquant.passes.pipeline import to_integers
+from tvmquant.quantizer import QuantizedModel
 
 
 class Net:

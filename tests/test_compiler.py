@@ -12,9 +12,9 @@ from networks import Net, build, cosine, float_operators, operators, realized, r
 from tvm import relax
 
 import tvmquant
-from tvmquant.compiler import SyntheticCalibrationWarning
 from tvmquant.errors import InputError, ModelError, RecipeError, TargetError
 from tvmquant.quant_spec import LayerRule
+from tvmquant.quantizer import SyntheticCalibrationWarning
 from tvmquant.recipe import Recipe
 
 IMAGE = (1, 3, 8, 8)

@@ -10,8 +10,8 @@ from networks import Net, cosine, realized, run_onnx
 
 import tvmquant
 from tvmquant.cli import main
-from tvmquant.compiler import SyntheticCalibrationWarning
 from tvmquant.errors import RecipeError
+from tvmquant.quantizer import SyntheticCalibrationWarning
 from tvmquant.recipe import Recipe
 from tvmquant.recipes import find_recipe
 

@@ -7,7 +7,6 @@ import pytest
 from batch_norm_tools import pictures, residual
 from networks import interpret
 
-from tvmquant.compiler import quantize
 from tvmquant.errors import RecipeError
 from tvmquant.frontend import load_model
 from tvmquant.passes.annotate import annotate
@@ -15,6 +14,7 @@ from tvmquant.passes.batch_norms import find_batch_norms
 from tvmquant.passes.calibrate_analytic import calibrate_analytic
 from tvmquant.passes.correct_analytic import correct_analytic
 from tvmquant.passes.simplify import simplify
+from tvmquant.quantizer import quantize
 from tvmquant.recipes import find_recipe
 
 

@@ -9,7 +9,6 @@ from frontend_tools import make_model, node
 from networks import Net
 
 import tvmquant
-from tvmquant.compiler import SyntheticCalibrationWarning
 from tvmquant.errors import RecipeError
 from tvmquant.graph import Graph, const_value, name_of
 from tvmquant.interpreter import Interpreter
@@ -17,6 +16,7 @@ from tvmquant.ops import is_op
 from tvmquant.passes.dynamic import fits_int32
 from tvmquant.passes.pipeline import to_integers
 from tvmquant.quant_spec import LayerRule, QuantSpec
+from tvmquant.quantizer import SyntheticCalibrationWarning
 from tvmquant.recipe import Recipe
 from tvmquant.recipes import find_recipe
 

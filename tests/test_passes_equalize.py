@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 from networks import Net, interpret
 
-from tvmquant.compiler import quantize
 from tvmquant.frontend import load_model
 from tvmquant.graph import Graph, const_value, name_of
 from tvmquant.interpreter import Interpreter
@@ -13,6 +12,7 @@ from tvmquant.passes.equalize import equalize, equalize_norms, equalized
 from tvmquant.passes.layer_pairs import find_pairs
 from tvmquant.passes.simplify import simplify
 from tvmquant.quant_spec import QuantSpec
+from tvmquant.quantizer import quantize
 from tvmquant.recipe import Recipe
 
 

@@ -10,13 +10,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import tvmquant
-from tvmquant.compiler import SyntheticCalibrationWarning
 from tvmquant.graph import Graph, const_value
 from tvmquant.interpreter import Interpreter
 from tvmquant.ops import is_op
 from tvmquant.passes import weight_only
 from tvmquant.passes.pipeline import to_integers
 from tvmquant.quant_spec import LayerRule, QuantSpec
+from tvmquant.quantizer import SyntheticCalibrationWarning
 from tvmquant.recipe import Recipe
 from tvmquant.recipes import find_recipe
 

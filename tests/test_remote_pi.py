@@ -12,8 +12,8 @@ from remote_tools import Process, free_port, tracking, wait_for_boards
 from tuning_tools import MATMUL
 
 import tvmquant
-from tvmquant.compiler import SyntheticCalibrationWarning
 from tvmquant.errors import TargetError
+from tvmquant.quantizer import SyntheticCalibrationWarning
 from tvmquant.remote.address import Address
 from tvmquant.targets import get_device
 from tvmquant.tuning import Database, Trials, tune_workloads

@@ -31,7 +31,7 @@ if "TVM_NUM_THREADS" not in os.environ:
 
 _HOME = {
     "compile": "tvmquant.compiler",
-    "quantize": "tvmquant.compiler",
+    "quantize": "tvmquant.quantizer",
     "load": "tvmquant.runtime.opening",
     "CompiledModel": "tvmquant.runtime.compiled_model",
     "Benchmark": "tvmquant.runtime.benchmark",
@@ -54,7 +54,7 @@ _HOME = {
 }
 
 if TYPE_CHECKING:
-    from tvmquant.compiler import compile, quantize
+    from tvmquant.compiler import compile
     from tvmquant.errors import (
         AccuracyError,
         BundleError,
@@ -68,6 +68,7 @@ if TYPE_CHECKING:
         UnsupportedOperatorError,
     )
     from tvmquant.quant_spec import LayerRule, QuantSpec
+    from tvmquant.quantizer import quantize
     from tvmquant.recipe import Recipe
     from tvmquant.runtime.benchmark import Benchmark
     from tvmquant.runtime.compiled_model import CompiledModel

@@ -78,9 +78,9 @@ def made(w: str, a: str, granularity: str = "per_channel", **changes: Any) -> Ca
 
 def default(bits: str) -> Recipe:
     """What ``tvmquant.compile`` does by itself when it gets calibration data."""
-    from tvmquant.compiler import _recipe
+    from tvmquant.quantizer import chosen_recipe
 
-    return _recipe(None, bits, True)
+    return chosen_recipe(None, bits, True)
 
 
 def averaged(overall: bool) -> Callable[[str], Recipe]:

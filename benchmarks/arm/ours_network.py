@@ -13,7 +13,7 @@ import tvmquant
 from benchmarks.arm.ours import device_of
 from benchmarks.arm.plugin import Counts, count_libraries
 from tests.emulated_pi import EmulatedPi
-from tvmquant.compiler import QuantizedModel, SyntheticCalibrationWarning
+from tvmquant.quantizer import QuantizedModel, SyntheticCalibrationWarning
 from tvmquant.runtime.export import export_bundle, exported_bytes
 
 

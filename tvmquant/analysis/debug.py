@@ -12,9 +12,9 @@ from tvmquant.analysis.decibel import OutputNoise
 from tvmquant.analysis.measure import Progress
 from tvmquant.analysis.report import SensitivityReport
 from tvmquant.analysis.sensitivity import SAMPLES, KeptSamples, measured
-from tvmquant.compiler import QuantizedModel, quantize
 from tvmquant.edges import describe_edges
 from tvmquant.errors import InputError
+from tvmquant.quantizer import QuantizedModel, quantize
 from tvmquant.recipe import Recipe
 from tvmquant.runtime import CompiledModel
 from tvmquant.runtime.manifest import EdgeInfo

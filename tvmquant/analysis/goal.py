@@ -13,12 +13,12 @@ import numpy as np
 import tvm
 
 from tvmquant.analysis.decibel import OutputNoise
-from tvmquant.compiler import QuantizedModel
 from tvmquant.compiler import compile as compile_model
 from tvmquant.errors import CalibrationError, InputError
 from tvmquant.frontend import CalibrationSource, InputInfo
 from tvmquant.interpreter import Interpreter
 from tvmquant.passes.pipeline import to_integers
+from tvmquant.quantizer import QuantizedModel
 from tvmquant.runtime.accuracy import top1
 from tvmquant.runtime.manifest import TensorInfo
 

@@ -22,10 +22,10 @@ from tvmquant.analysis.measure import Progress
 from tvmquant.analysis.pairing import Pairing
 from tvmquant.analysis.report import LayerSensitivity, SensitivityReport, db_text
 from tvmquant.analysis.sensitivity import SAMPLES, measured
-from tvmquant.compiler import QuantizedModel, quantize
 from tvmquant.errors import AccuracyError, InputError
 from tvmquant.precision import FLOAT_BITS
 from tvmquant.quant_spec import LayerRule
+from tvmquant.quantizer import QuantizedModel, quantize
 from tvmquant.recipe import Recipe
 
 # Attempts to lower a layer again.

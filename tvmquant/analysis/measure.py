@@ -15,12 +15,12 @@ from tvmquant.analysis.edges import EdgeStatistics
 from tvmquant.analysis.hints import hints_of
 from tvmquant.analysis.pairing import Layer, Pairing
 from tvmquant.analysis.report import EdgeSensitivity, LayerSensitivity, SensitivityReport
-from tvmquant.compiler import QuantizedModel
 from tvmquant.errors import InputError
 from tvmquant.graph import name_of
 from tvmquant.interpreter import Interpreter
 from tvmquant.ops.integer import shape_of
 from tvmquant.passes.pipeline import to_integers
+from tvmquant.quantizer import QuantizedModel
 
 Progress = Callable[[str, int, int], None]
 

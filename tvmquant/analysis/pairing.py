@@ -16,7 +16,6 @@ from typing import Any
 import numpy as np
 from tvm import relax
 
-from tvmquant.compiler import QuantizedModel
 from tvmquant.errors import InputError
 from tvmquant.graph import Graph, const_value, is_const, name_of, operands
 from tvmquant.interpreter import Interpreter
@@ -24,6 +23,7 @@ from tvmquant.ops import is_op
 from tvmquant.ops.integer import shape_of
 from tvmquant.ops.waist import channel_bits
 from tvmquant.passes.fold_affine import per_channel
+from tvmquant.quantizer import QuantizedModel
 
 _WAIST = ("tvmquant.quantize", "tvmquant.dequantize")
 _DYNAMIC = "tvmquant.dynamic_quantize"

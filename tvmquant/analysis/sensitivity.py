@@ -11,9 +11,9 @@ import numpy as np
 
 from tvmquant.analysis.measure import Measurement, Progress
 from tvmquant.analysis.report import SensitivityReport
-from tvmquant.compiler import QuantizedModel, quantize
 from tvmquant.errors import CalibrationError
 from tvmquant.frontend import CalibrationSource, InputInfo
+from tvmquant.quantizer import QuantizedModel, quantize
 from tvmquant.recipe import Recipe
 
 SAMPLES = 16

@@ -164,8 +164,8 @@ def _layers(
     light: bool,
     options: dict[str, Any],
 ) -> _Layers:
-    from tvmquant.compiler import SyntheticCalibrationWarning, quantize
     from tvmquant.passes.pipeline import to_integers
+    from tvmquant.quantizer import SyntheticCalibrationWarning, quantize
     from tvmquant.recipe import Recipe
     from tvmquant.runtime.bundle import MANIFEST, read_manifest
     from tvmquant.tuning.model import functions_of, workloads_of, workloads_of_manifest
