@@ -75,3 +75,4 @@ def test_the_command_lists_and_prints_them():
     shown = CliRunner().invoke(main, ["recipes", "--json", "aciq4", "--bits", "2"])
     assert json.loads(shown.output)["weights"] == find_recipe("aciq4", 2).to_dict()["weights"]
     assert CliRunner().invoke(main, ["recipes", "--json", "none"]).exit_code == 2
+    assert CliRunner().invoke(main, ["recipes", "--bits", "4"]).exit_code == 2

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
+import math
+from dataclasses import MISSING, fields
 from typing import Any
 
 from tvmquant.errors import RecipeError
@@ -37,7 +38,17 @@ def build(kind: type, data: Any, where: str) -> Any:
         raise RecipeError(
             f"{where}: unknown key {', '.join(unknown)}; known are {', '.join(sorted(known))}"
         )
-    try:
-        return kind(**data)
-    except TypeError as error:
-        raise RecipeError(f"{where}: {error}") from None
+    needed = [f.name for f in fields(kind) if f.default is f.default_factory is MISSING]
+    missing = [name for name in needed if name not in data]
+    if missing:
+        raise RecipeError(f"{where}: missing key {', '.join(missing)}")
+    return kind(**data)
+
+
+def number_range(name: str, value: Any) -> tuple[float, float]:
+    """Two finite numbers, the smaller first; else ``RecipeError``."""
+    numbers = value if isinstance(value, list | tuple) else ()
+    real = all(isinstance(v, int | float) and not isinstance(v, bool) for v in numbers)
+    if len(numbers) != 2 or not real or not -math.inf < numbers[0] < numbers[1] < math.inf:
+        raise RecipeError(f"{name} must be two finite numbers, the smaller first, got {value!r}")
+    return float(numbers[0]), float(numbers[1])

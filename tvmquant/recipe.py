@@ -10,18 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from tvmquant.errors import RecipeError
-from tvmquant.plain_data import build, is_a, json_object, one_of
-from tvmquant.precision import (
-    BITS,
-    DYNAMIC_BITS,
-    DYNAMIC_WEIGHT_BITS,
-    FLOAT_BITS,
-    HALF_BITS,
-    WEIGHT_ONLY_BITS,
-    LayerBits,
-    parse_bits,
-)
+from tvmquant.plain_data import build, is_a, json_object, number_range, one_of
+from tvmquant.precision import BITS, FLOAT_BITS, LayerBits, parse_bits
 from tvmquant.quant_spec import ACTIVATION_ESTIMATOR, WEIGHT_ESTIMATOR, LayerRule, QuantSpec
+from tvmquant.recipe_checks import check_combinations, check_layer
 
 REQUANTIZE = ("float", "fixed_point", "power_of_two")
 ROUNDING = ("nearest", "adaround", "gptq", "brecq")
@@ -101,6 +93,8 @@ class Recipe:
         if self.first_last_bits is not None:
             one_of("first_last_bits", self.first_last_bits, BITS)
         is_a("percentile", self.percentile, int | float, "a number")
+        if not 50 < self.percentile <= 100:
+            raise RecipeError(f"percentile must lie in (50, 100], got {self.percentile}")
         is_a("equalize", self.equalize, bool, "true or false")
         one_of("rounding", self.rounding, ROUNDING)
         if isinstance(self.bias_correction, bool):
@@ -116,38 +110,9 @@ class Recipe:
             is_a("average_bits", self.average_bits, int | float, "a number or null")
             if not 2 <= self.average_bits <= 8:
                 raise RecipeError(f"average_bits must lie in [2, 8], got {self.average_bits}")
-            if self.weights.granularity != "per_channel":
-                raise RecipeError("average_bits needs weights.granularity per_channel")
-            if self.dynamic or self.activations.bits in FLOAT_BITS:
-                raise RecipeError("average_bits needs activations quantized by calibration")
-        if not 50 < self.percentile <= 100:
-            raise RecipeError(f"percentile must lie in (50, 100], got {self.percentile}")
-        if not self.weights.symmetric:
-            raise RecipeError("weights must be symmetric: set weights.symmetric to true")
-        if self.weights.bits not in (*BITS, HALF_BITS):
-            raise RecipeError(f"weights.bits must be 16, 8, 4, 2 or 1, got {self.weights.bits}")
-        _check_half("", self.weights.bits, self.activations.bits)
-        floats = (*WEIGHT_ONLY_BITS, HALF_BITS)
-        if self.activations.bits in FLOAT_BITS and self.weights.bits not in floats:
-            raise RecipeError(
-                f"weights of {self.weights.bits} bit need quantized activations: set "
-                "activations.bits to 8, 4, 2 or 1"
-            )
-        if self.weights.estimator == "cross_entropy":
-            raise RecipeError("weights.estimator: cross_entropy is for logits, use mse")
-        if self.weights.estimator == "batch_norm":
-            raise RecipeError("weights.estimator: batch_norm is for activations, use mse")
         if self.input_range is not None:
-            object.__setattr__(self, "input_range", _range("input_range", self.input_range))
-        if self.weights.estimator == "dynamic":
-            raise RecipeError("weights.estimator: dynamic is for activations, use minmax or mse")
-        if self.weights.granularity == "per_row":
-            raise RecipeError("weights.granularity must be per_channel or per_tensor")
-        if self.dynamic:
-            _check_dynamic("", self.weights.bits, self.activations.bits)
-        allowed = ("per_tensor", "per_row") if self.dynamic else ("per_tensor",)
-        if self.activations.granularity not in allowed:
-            raise RecipeError("activations must be per_tensor: integer kernels need one scale")
+            object.__setattr__(self, "input_range", number_range("input_range", self.input_range))
+        check_combinations(self)
 
     @property
     def dynamic(self) -> bool:
@@ -227,14 +192,7 @@ class Recipe:
                     rule.activation_bits or decision.activation_bits,
                     rule.quantize,
                 )
-        _check_half(f"layer {name}: ", decision.weight_bits, decision.activation_bits)
-        floats = (*WEIGHT_ONLY_BITS, HALF_BITS)
-        if decision.weight_only and decision.weight_bits not in floats:
-            raise RecipeError(
-                f"layer {name}: weights of {decision.weight_bits} bit need quantized activations"
-            )
-        if self.dynamic and decision.quantize and not decision.weight_only:
-            _check_dynamic(f"layer {name}: ", decision.weight_bits, decision.activation_bits)
+        check_layer(name, decision, self.dynamic)
         return decision
 
     def sets_weight_bits(self, name: str) -> bool:
@@ -294,27 +252,3 @@ class Recipe:
             return cls.from_json(text)
         except RecipeError as error:
             raise RecipeError(f"{path}: {error}") from None
-
-
-def _range(key: str, value: Any) -> tuple[float, float]:
-    numbers = value if isinstance(value, list | tuple) else ()
-    real = all(isinstance(v, int | float) and not isinstance(v, bool) for v in numbers)
-    if len(numbers) != 2 or not real or not numbers[0] < numbers[1]:
-        raise RecipeError(f"{key} must be two numbers, the smaller first, got {value!r}")
-    return float(numbers[0]), float(numbers[1])
-
-
-def _check_half(where: str, weight_bits: int, activation_bits: int) -> None:
-    if weight_bits == HALF_BITS and activation_bits not in FLOAT_BITS:
-        raise RecipeError(
-            f"{where}weights of 16 bits are float16: activations need 16 or 32 bits, got "
-            f"{activation_bits}"
-        )
-
-
-def _check_dynamic(where: str, weight_bits: int, activation_bits: int) -> None:
-    if weight_bits not in DYNAMIC_WEIGHT_BITS or activation_bits not in DYNAMIC_BITS:
-        raise RecipeError(
-            f"{where}dynamic quantization needs weights of 8, 4 or 2 bits and activations of 8 or "
-            f"4, got w{weight_bits}a{activation_bits}"
-        )

@@ -57,7 +57,7 @@ def main() -> None:
 
 @main.command()
 @click.option("--json", "name", metavar="NAME", help="Print this one as JSON, to change it.")
-@click.option("--bits", help="Its precision.")
+@click.option("--bits", help="With --json: its precision.")
 def recipes(name: str | None, bits: str | None) -> None:
     """List the recipes that have names."""
     from rich.table import Table
@@ -68,6 +68,8 @@ def recipes(name: str | None, bits: str | None) -> None:
     if name is not None:
         click.echo(find_recipe(name, bits).to_json())
         return
+    if bits is not None:
+        raise InputError("--bits is for recipes --json NAME")
     table = Table("recipe", "bits", "what it does")
     for recipe in RECIPES.values():
         table.add_row(recipe.name, recipe.bits, recipe.summary)
