@@ -72,10 +72,13 @@ def aligned(array):
     return copy
 
 
-def run_kernel(kernel, folder, x, w, bias, params, qinfo, *, reverse=False):
-    """Output of an integer kernel in the emulator; what lies around it must stay as it was."""
+def run_kernel(kernel, folder, x, w, bias, params, qinfo, *others, reverse=False):
+    """Output of an integer kernel in the emulator; what lies around it must stay as it was.
+
+    ``others`` is the tensor of a residual addition, if there is one.
+    """
     workload = kernel.workload
-    arrays = [aligned(a) for a in (x, *kernel.pack(w, bias, params), qinfo)]
+    arrays = [aligned(a) for a in (x, *kernel.pack(w, bias, params), qinfo, *others)]
     dtype = np.dtype(workload.out_dtype)
     size = int(np.prod(workload.out_shape)) * dtype.itemsize
     memory = aligned(np.full(size + 512, 0xA5, np.uint8))

@@ -44,6 +44,19 @@ class Arch:
         """As nvcc calls it, for example ``sm_80``."""
         return f"sm_{self.sm}"
 
+    @property
+    def products(self) -> tuple[str, ...]:
+        """What its tensor cores multiply: ``U8S8``, ``U4S4``, ``BITS_XOR``, ``BITS_AND``."""
+        found = ["U8S8"]
+        if self.int4:
+            found.append("U4S4")
+        if self.bits:
+            found.append(f"BITS_{self.bits.upper()}")
+        # ANDs came with sm_80, beside the XORs.
+        if self.bits == "xor" and self.sm >= 80:
+            found.append("BITS_AND")
+        return tuple(found)
+
 
 ARCHES = {
     arch.sm: arch

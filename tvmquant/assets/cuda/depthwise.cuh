@@ -21,7 +21,7 @@ template <class S>
 __device__ __forceinline__ void depthwise(
     const uint8_t *__restrict__ x, const int8_t *__restrict__ w, const int *__restrict__ bias,
     const int *__restrict__ p0, const int *__restrict__ p1, const int *__restrict__ qinfo,
-    typename Result<S::FLAVOUR>::Type *__restrict__ out) {
+    const uint8_t *__restrict__ other, typename Result<S::FLAVOUR>::Type *__restrict__ out) {
   using Out = typename Result<S::FLAVOUR>::Type;
   constexpr int V = S::VECTOR, PIXELS = S::PIXELS, SPANS = (S::OUT_W + PIXELS - 1) / PIXELS;
   constexpr int COLUMNS = (PIXELS - 1) * S::STRIDE_W + (S::KERNEL_W - 1) * S::DILATION_W + 1;
@@ -77,12 +77,21 @@ __device__ __forceinline__ void depthwise(
 #pragma unroll
   for (int p = 0; p < PIXELS; ++p) {
     if (span + p >= S::OUT_W) continue;
-    Out *to = out + ((n * S::OUT_H + oh) * S::OUT_W + span + p) * S::CHANNELS + channel;
+    const int64_t place = ((n * S::OUT_H + oh) * S::OUT_W + span + p) * S::CHANNELS + channel;
+    Out *to = out + place;
     Out values[V];
 #pragma unroll
     for (int v = 0; v < V; ++v) {
       values[v] = requantize<S::FLAVOUR>(acc[p][v], S::PARAMS > 0 ? p0[channel + v] : 0,
                                          S::PARAMS > 1 ? p1[channel + v] : 0, range);
+    }
+    if constexpr (S::RESIDUAL != NONE) {
+      const Addition addition(qinfo);
+      const auto bytes = *reinterpret_cast<const Bytes<V> *>(other + place);
+#pragma unroll
+      for (int v = 0; v < V; ++v) {
+        values[v] = addition.template sum<S::RESIDUAL>(values[v], bytes.get(v));
+      }
     }
     if constexpr (sizeof(Out) == 1 && V >= 4) {
 #pragma unroll

@@ -5,103 +5,14 @@
 // shared memory in STAGES slots of BLOCK_K elements. Activations lie there as bytes, whatever
 // their bits, 16-byte chunks of a row swapped so that ldmatrix meets no bank twice. Weights were
 // packed in the order of the fragments: a slot is one contiguous piece of global memory.
+//
+// Where outputs are few, SLICES sets of warps have a part of every slot each and add their sums.
 #ifndef TVMQUANT_IGEMM
 #define TVMQUANT_IGEMM
-#include "ptx.cuh"
-#include "requantize.cuh"
+#include "epilogue.cuh"
+#include "loader.cuh"
 
 namespace tvmquant {
-
-// Bytes of shared memory of a slot's activations and weights, and of the whole block.
-template <class S>
-struct Shared {
-  static constexpr int X = S::BLOCK_M * S::BLOCK_K;
-  static constexpr int W = S::BLOCK_N * S::BLOCK_K * S::W_BITS / 8;
-  static constexpr int PIPELINE = S::STAGES * (X + W);
-};
-
-// Byte offset of a 16-byte chunk of a row of activations in a slot.
-template <class S>
-__device__ __forceinline__ int chunk_offset(int row, int chunk) {
-  constexpr int CHUNKS = S::BLOCK_K / 16;
-  constexpr int ROWS_A_LINE = CHUNKS >= 8 ? 1 : 8 / CHUNKS;
-  constexpr int MASK = CHUNKS >= 8 ? 7 : CHUNKS - 1;
-  return row * S::BLOCK_K + ((chunk ^ ((row / ROWS_A_LINE) & MASK)) * 16);
-}
-
-// Brings activations of a slot in. A thread has one vector of VECTOR bytes of every STEP-th row.
-template <class S>
-struct Loader {
-  static constexpr int THREADS = S::THREADS;
-  static constexpr int VECTORS = S::BLOCK_K / S::VECTOR;
-  static constexpr int STEP = THREADS / VECTORS > 0 ? THREADS / VECTORS : 1;
-  static constexpr int ROWS = S::BLOCK_M / STEP;
-  static_assert(THREADS % VECTORS == 0 && S::BLOCK_M % STEP == 0, "threads must share the tile");
-  static constexpr int CHANNELS = S::CHANNELS / S::GROUPS;
-  static constexpr int DEPTH = S::KERNEL_H * S::KERNEL_W * CHANNELS;
-
-  // Single bytes leave no room for so many rows: those are found anew for every slot.
-  static constexpr bool KEPT = S::VECTOR >= 4;
-  static constexpr int SAVED = KEPT ? ROWS : 1;
-
-  struct Row {
-    const uint8_t *image;
-    int top, left;
-  };
-  Row rows[SAVED];
-  const uint8_t *base;
-  int vector, row, first_pixel;
-  unsigned padding;
-
-  __device__ __forceinline__ Loader(const uint8_t *x, int block_m, int group, int zero_point) {
-    vector = threadIdx.x % VECTORS;
-    row = threadIdx.x / VECTORS;
-    padding = unsigned(zero_point) * 0x01010101u;
-    base = x + group * CHANNELS;
-    first_pixel = block_m * S::BLOCK_M + row;
-    if constexpr (KEPT) {
-#pragma unroll
-      for (int i = 0; i < ROWS; ++i) rows[i] = find(i);
-    }
-  }
-
-  __device__ __forceinline__ Row find(int i) const {
-    const int pixel = first_pixel + i * STEP;
-    const int ow = pixel % S::OUT_W, oh = pixel / S::OUT_W % S::OUT_H;
-    const int64_t n = pixel / (S::OUT_W * S::OUT_H);
-    // Rows beyond the last pixel compute what nobody stores: outside of every image.
-    const bool used = pixel < S::BATCH * S::OUT_H * S::OUT_W;
-    return {base + n * (S::HEIGHT * S::WIDTH * S::CHANNELS),
-            used ? oh * S::STRIDE_H - S::PAD_TOP : -(1 << 28), ow * S::STRIDE_W - S::PAD_LEFT};
-  }
-
-  __device__ __forceinline__ void load(uint8_t *slot, int iteration) const {
-    const int k = iteration * S::BLOCK_K + vector * S::VECTOR;
-    const int tap = k / CHANNELS, channel = k % CHANNELS;
-    const int dh = tap / S::KERNEL_W * S::DILATION_H, dw = tap % S::KERNEL_W * S::DILATION_W;
-    // Weights beyond the last tap are zero; single bits have no zero, so the input must be.
-    const unsigned word = k < DEPTH ? padding : 0;
-#pragma unroll(KEPT ? ROWS : 4)
-    for (int i = 0; i < ROWS; ++i) {
-      const Row at = KEPT ? rows[KEPT ? i : 0] : find(i);
-      uint8_t *to = slot + chunk_offset<S>(row + i * STEP, vector * S::VECTOR / 16) +
-                    vector * S::VECTOR % 16;
-      const int h = at.top + dh, w = at.left + dw;
-      const bool inside = unsigned(h) < unsigned(S::HEIGHT) && unsigned(w) < unsigned(S::WIDTH);
-      const uint8_t *from = at.image + (h * S::WIDTH + w) * S::CHANNELS + channel;
-      if constexpr (KEPT) {
-        if (inside && k < DEPTH) {
-          copy_async<S::VECTOR>(to, from);
-        } else {
-#pragma unroll
-          for (int j = 0; j < S::VECTOR / 4; ++j) reinterpret_cast<unsigned *>(to)[j] = word;
-        }
-      } else {
-        *to = inside && k < DEPTH ? *from : uint8_t(word);
-      }
-    }
-  }
-};
 
 // Fragments of activations: BYTES_A_STEP bytes of K of 16 rows, packed to 8 words a row.
 template <class S>
@@ -131,17 +42,18 @@ template <class S>
 __device__ __forceinline__ void igemm(const uint8_t *__restrict__ x, const uint8_t *__restrict__ w,
                                       const int *__restrict__ bias, const int *__restrict__ p0,
                                       const int *__restrict__ p1, const int *__restrict__ qinfo,
+                                      const uint8_t *__restrict__ other,
                                       typename Result<S::FLAVOUR>::Type *__restrict__ out,
                                       uint8_t *shared) {
-  using Out = typename Result<S::FLAVOUR>::Type;
   constexpr int FRAGMENTS_M = S::WARP_M / 16, FRAGMENTS_N = S::WARP_N / 8;
-  constexpr int WARPS_N = S::BLOCK_N / S::WARP_N;
+  constexpr int WARPS_N = S::BLOCK_N / S::WARP_N, WARPS = S::THREADS / 32 / S::SLICES;
   constexpr int ITERATIONS = (Loader<S>::DEPTH + S::BLOCK_K - 1) / S::BLOCK_K;
-  constexpr int STEPS = S::BLOCK_K / S::STEP_K;
+  constexpr int STEPS = S::BLOCK_K / S::STEP_K / S::SLICES;
   constexpr int OUTPUTS = S::OUTPUTS / S::GROUPS;
   constexpr int BLOCKS_N = (OUTPUTS + S::BLOCK_N - 1) / S::BLOCK_N;
   constexpr bool UNPACKED = S::PRODUCT == U8S8 && S::W_BITS < 8;
-  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32 % WARPS;
+  const int slice = S::SLICES > 1 ? threadIdx.x / 32 / WARPS : 0;
   const int warp_m = warp / WARPS_N, warp_n = warp % WARPS_N;
   // Neighbouring blocks share activations: columns first.
   const int block_n = blockIdx.x % BLOCKS_N, block_m = blockIdx.x / BLOCKS_N;
@@ -185,21 +97,22 @@ __device__ __forceinline__ void igemm(const uint8_t *__restrict__ x, const uint8
       unsigned a[FRAGMENTS_M][4], b[FRAGMENTS_N][2];
 #pragma unroll
       for (int i = 0; i < FRAGMENTS_M; ++i) {
-        load_rows<S>(a[i], tile, warp_m * S::WARP_M + i * 16, step * S::STEP_K);
+        load_rows<S>(a[i], tile, warp_m * S::WARP_M + i * 16,
+                     (slice * STEPS + step) * S::STEP_K);
       }
 #pragma unroll
       for (int j = 0; j < FRAGMENTS_N; ++j) {
         const int column = warp_n * FRAGMENTS_N + j;
         if constexpr (UNPACKED) {
-          // A word has the weights of FIELDS / 2 steps.
-          constexpr int FIELDS = 8 / S::W_BITS;
-          const int at = step / (FIELDS / 2) * (S::BLOCK_N / 8) + column;
+          // A word has the weights of SHARED steps.
+          constexpr int SHARED = 4 / S::W_BITS;
+          const int at = (slice * (STEPS / SHARED) + step / SHARED) * (S::BLOCK_N / 8) + column;
           const unsigned word = words[at * 32 + lane];
-          const int field = step % (FIELDS / 2) * 2;
+          const int field = step % SHARED * 2;
           b[j][0] = unpack<S::W_BITS>(word, field);
           b[j][1] = unpack<S::W_BITS>(word, field + 1);
         } else {
-          const int at = step * (S::BLOCK_N / 8) + column;
+          const int at = (slice * STEPS + step) * (S::BLOCK_N / 8) + column;
           const uint2 pair = reinterpret_cast<const uint2 *>(words)[at * 32 + lane];
           b[j][0] = pair.x;
           b[j][1] = pair.y;
@@ -236,31 +149,14 @@ __device__ __forceinline__ void igemm(const uint8_t *__restrict__ x, const uint8
     }
   }
 
-  const Range range{qinfo[1], qinfo[2], qinfo[3]};
   constexpr int SHIFT = !UNPACKED ? 0 : S::W_BITS == 4 ? 4 : 6;
-  constexpr int PIXELS = S::BATCH * S::OUT_H * S::OUT_W;
-#pragma unroll
-  for (int j = 0; j < FRAGMENTS_N; ++j) {
-#pragma unroll
-    for (int side = 0; side < 2; ++side) {
-      const int inner = block_n * S::BLOCK_N + warp_n * S::WARP_N + j * 8 + lane % 4 * 2 + side;
-      const bool stored = inner < OUTPUTS;
-      const int channel = group * OUTPUTS + (stored ? inner : 0);
-      const int offset = bias[channel];
-      const int first = S::PARAMS > 0 ? p0[channel] : 0, second = S::PARAMS > 1 ? p1[channel] : 0;
-#pragma unroll
-      for (int i = 0; i < FRAGMENTS_M; ++i) {
-#pragma unroll
-        for (int half = 0; half < 2; ++half) {
-          const int pixel =
-              block_m * S::BLOCK_M + warp_m * S::WARP_M + i * 16 + half * 8 + lane / 4;
-          const int sum = int(unsigned(acc[i][j][half * 2 + side] >> SHIFT) + unsigned(offset));
-          const Out value = requantize<S::FLAVOUR>(sum, first, second, range);
-          if (stored && pixel < PIXELS) out[int64_t(pixel) * S::OUTPUTS + channel] = value;
-        }
-      }
-    }
-  }
+  const Place place{block_m * S::BLOCK_M, block_n * S::BLOCK_N, group * OUTPUTS,
+                    warp_m * S::WARP_M,   warp_n * S::WARP_N,   slice,
+                    warp};
+  __syncthreads();  // the slots have been read: their memory is free
+  if constexpr (S::SLICES > 1) add_slices<S>(acc, place, shared);
+  uint8_t *const tile = shared + Epilogue<S>::PARTS;
+  store<S, SHIFT>(acc, place, bias, p0, p1, qinfo, other, out, tile);
 }
 
 }  // namespace tvmquant

@@ -55,5 +55,41 @@ __device__ __forceinline__ typename Result<F>::Type requantize(int acc, int p0, 
   }
 }
 
+// A residual addition: the numbers of tvmquant/schedules/linear/addition.py, which follow the four
+// of every layer. What it adds to is the layer's own output, already clamped.
+struct Addition {
+  Range range;
+  int own_zero_point, own, other, offset, p0, p1;
+
+  __device__ __forceinline__ explicit Addition(const int *qinfo)
+      : range{qinfo[4], qinfo[5], qinfo[6]},
+        own_zero_point(qinfo[1]),
+        own(qinfo[7]),
+        other(qinfo[8]),
+        offset(qinfo[9]),
+        p0(qinfo[10]),
+        p1(qinfo[11]) {}
+
+  template <Flavour F>
+  __device__ __forceinline__ uint8_t sum(int a, int b) const {
+    return requantize<F>((a - own_zero_point) * own + b * other + offset, p0, p1, range);
+  }
+
+  // Of the four bytes of two words.
+  template <Flavour F>
+  __device__ __forceinline__ unsigned sum_4(unsigned a, unsigned b) const {
+    unsigned sums = 0;
+#pragma unroll
+    for (int at = 0; at < 32; at += 8) sums |= unsigned(sum<F>(a >> at & 255, b >> at & 255)) << at;
+    return sums;
+  }
+};
+
+// Bytes that are read and written together.
+template <int BYTES>
+struct alignas(BYTES) Vector {
+  unsigned words[BYTES / 4];
+};
+
 }  // namespace tvmquant
 #endif

@@ -52,6 +52,22 @@ def requantize_arguments(workload: Workload) -> str:
     return ", ".join(given + ["nullptr"] * (2 - count))
 
 
+def residual_arguments(workload: Workload) -> list[tuple[str, tuple[int, ...], str]]:
+    """The tensor that a residual addition adds: name, shape, dtype; none without one."""
+    return [("other", workload.out_shape, "uint8")] if workload.residual else []
+
+
+def residual_argument(workload: Workload) -> str:
+    """The pointer to that tensor, as text."""
+    return "other" if workload.residual else "nullptr"
+
+
+def flavours(workload: Workload) -> dict[str, str]:
+    """Constants for the requantization of the layer, and of the sum if it has an addition."""
+    names = {"FLAVOUR": workload.requantize, "RESIDUAL": workload.residual or "none"}
+    return {key: f"Flavour::{name.upper()}" for key, name in names.items()}
+
+
 def name_of(workload: Workload, suffix: str, *sizes: object) -> str:
     """Name of a kernel: what it computes, ``suffix``, and a number that no other kernel has.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -10,13 +11,24 @@ import numpy as np
 
 from tvmquant.schedules.cuda.geometry import (
     definition,
+    flavours,
     geometry,
     name_of,
     requantize_arguments,
+    residual_argument,
+    residual_arguments,
 )
 from tvmquant.schedules.cuda.launch import Launch
 from tvmquant.schedules.cuda.packing import pack_weights
-from tvmquant.schedules.cuda.plan import Plan, choose, estimate, plans, rows_of, vector_of
+from tvmquant.schedules.cuda.plan import (
+    SIZES,
+    Plan,
+    choose,
+    estimate,
+    plans,
+    rows_of,
+    vector_of,
+)
 from tvmquant.schedules.cuda.source import settings, with_headers
 from tvmquant.schedules.depthwise.epilogue import PARAM_DTYPES
 from tvmquant.schedules.space import Config, ConfigError
@@ -50,7 +62,8 @@ class TensorCoreKernel:
     def label(self) -> str:
         """For profiles."""
         p = self.plan
-        return f"{p.product.lower()} {p.block_m}x{p.block_n}x{p.block_k}"
+        sliced = f"/{p.slices}" if p.slices > 1 else ""
+        return f"{p.product.lower()} {p.block_m}x{p.block_n}x{p.block_k}{sliced}"
 
     def pack(
         self, weight: np.ndarray, bias: np.ndarray, params: tuple[np.ndarray, ...]
@@ -75,6 +88,7 @@ class TensorCoreKernel:
             ("bias", w.w_shape[:1], "int32"),
             *((f"p{i}", w.w_shape[:1], dtype) for i, dtype in params),
             ("qinfo", (w.numbers,), "int32"),
+            *residual_arguments(w),
             ("out", w.out_shape, w.out_dtype),
         ]
 
@@ -84,22 +98,24 @@ class TensorCoreKernel:
         w, p = self.workload, self.plan
         values = {
             **geometry(w),
-            **{key.upper(): value for key, value in p.config.items()},
+            **{key.upper(): getattr(p, key) for key in SIZES},
             "STEP_K": p.step,
             "W_BITS": p.w_bits,
             "VECTOR": vector_of(w, p),
+            "STORE": math.gcd(16, w.w_shape[0] // w.groups, p.block_n),
             "THREADS": p.threads,
             "PARAMS": len(PARAM_DTYPES[w.requantize]),
         }
-        enums = {"PRODUCT": f"Product::{p.product}", "FLAVOUR": f"Flavour::{w.requantize.upper()}"}
+        enums = {"PRODUCT": f"Product::{p.product}", **flavours(w)}
         call = (
             f"tvmquant::igemm<{self.name}_sizes>(x, weights, bias, {requantize_arguments(w)}, "
-            "qinfo, out, shared)"
+            f"qinfo, {residual_argument(w)}, out, shared)"
         )
         body = settings(self.name, values, enums) + definition(
             self.name, [(name, dtype) for name, _, dtype in self.arguments], call
         )
-        source = with_headers(body, "ptx.cuh", "requantize.cuh", "igemm.cuh")
+        headers = ("ptx.cuh", "requantize.cuh", "epilogue.cuh", "loader.cuh", "igemm.cuh")
+        source = with_headers(body, *headers)
         blocks_n = -(-(w.w_shape[0] // w.groups) // p.block_n)
         blocks_m = -(-rows_of(w) // p.block_m)
         return Launch(
@@ -124,15 +140,27 @@ class TensorCoreKernel:
         return [self.plan.config, *(p.config for p in found if p != self.plan)]
 
     def with_config(self, config: Config) -> TensorCoreKernel:
-        """The same kernel at other sizes."""
-        plan = self.plan.with_config(config)
+        """The same kernel with another product or other sizes.
+
+        Raises
+        ------
+        ConfigError
+            If the layer cannot have them, or the architecture only emulates the product.
+        """
+        plan = self.plan.with_config(config, self.workload)
+        plan.check(self.arch)
         if plan not in set(plans(self.workload, self.arch)):
             raise ConfigError(f"{self.name} cannot have the sizes {dict(config)}")
         return replace(self, plan=plan)
 
     def estimate(self, config: Config) -> float:
         """Relative cost by the model."""
-        return estimate(self.workload, self.plan.with_config(config), self.arch)
+        plan = self.plan.with_config(config, self.workload)
+        return estimate(self.workload, plan, self.arch)
+
+    def with_residual(self, form: str) -> TensorCoreKernel:
+        """The same kernel with a residual addition before the output is stored."""
+        return replace(self, workload=replace(self.workload, residual=form))
 
 
 def tensor_core_kernel(workload: Workload, arch: Arch) -> TensorCoreKernel | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -11,9 +11,12 @@ import numpy as np
 
 from tvmquant.schedules.cuda.geometry import (
     definition,
+    flavours,
     geometry,
     name_of,
     requantize_arguments,
+    residual_argument,
+    residual_arguments,
 )
 from tvmquant.schedules.cuda.launch import Launch
 from tvmquant.schedules.cuda.source import settings, with_headers
@@ -98,6 +101,7 @@ class DepthwiseKernel(PlainKernel):
             ("bias", (channels,), "int32"),
             *((f"p{i}", (channels,), dtype) for i, dtype in params),
             ("qinfo", (w.numbers,), "int32"),
+            *residual_arguments(w),
             ("out", w.out_shape, w.out_dtype),
         ]
 
@@ -114,13 +118,17 @@ class DepthwiseKernel(PlainKernel):
             "THREADS": _THREADS,
             "PARAMS": len(PARAM_DTYPES[w.requantize]),
         }
-        enums = {"FLAVOUR": f"Flavour::{w.requantize.upper()}"}
-        given = f"x, weights, bias, {requantize_arguments(w)}, qinfo, out"
+        enums = flavours(w)
+        given = f"x, weights, bias, {requantize_arguments(w)}, qinfo, {residual_argument(w)}, out"
         source = with_headers(
             self._body("depthwise", values, enums, given), "requantize.cuh", "depthwise.cuh"
         )
         threads = n * oh * -(-ow // _PIXELS) * (channels // vector)
         return Launch(self.name, source, (-(-threads // _THREADS), 1, 1), _THREADS, 0)
+
+    def with_residual(self, form: str) -> DepthwiseKernel:
+        """The same kernel with a residual addition before the output is stored."""
+        return replace(self, workload=replace(self.workload, residual=form))
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,100 @@
+// Activations of a convolution on their way to shared memory, taps and padding sorted out.
+#ifndef TVMQUANT_LOADER
+#define TVMQUANT_LOADER
+#include "ptx.cuh"
+
+namespace tvmquant {
+
+// Bytes of shared memory of a slot's activations and weights, and of the whole block.
+template <class S>
+struct Shared {
+  static constexpr int X = S::BLOCK_M * S::BLOCK_K;
+  static constexpr int W = S::BLOCK_N * S::BLOCK_K * S::W_BITS / 8;
+  static constexpr int PIPELINE = S::STAGES * (X + W);
+};
+
+// Byte offset of a 16-byte chunk of a row of activations in a slot.
+template <class S>
+__device__ __forceinline__ int chunk_offset(int row, int chunk) {
+  constexpr int CHUNKS = S::BLOCK_K / 16;
+  constexpr int ROWS_A_LINE = CHUNKS >= 8 ? 1 : 8 / CHUNKS;
+  constexpr int MASK = CHUNKS >= 8 ? 7 : CHUNKS - 1;
+  return row * S::BLOCK_K + ((chunk ^ ((row / ROWS_A_LINE) & MASK)) * 16);
+}
+
+// Brings activations of a slot in. A thread has one vector of VECTOR bytes of every STEP-th row.
+template <class S>
+struct Loader {
+  static constexpr int THREADS = S::THREADS;
+  static constexpr int VECTORS = S::BLOCK_K / S::VECTOR;
+  static constexpr int STEP = THREADS / VECTORS > 0 ? THREADS / VECTORS : 1;
+  static constexpr int ROWS = S::BLOCK_M / STEP;
+  static_assert(THREADS % VECTORS == 0 && S::BLOCK_M % STEP == 0, "threads must share the tile");
+  static constexpr int CHANNELS = S::CHANNELS / S::GROUPS;
+  static constexpr int DEPTH = S::KERNEL_H * S::KERNEL_W * CHANNELS;
+
+  // Single bytes leave no room for so many rows: those are found anew for every slot.
+  static constexpr bool KEPT = S::VECTOR >= 4;
+  static constexpr int SAVED = KEPT ? ROWS : 1;
+
+  struct Row {
+    const uint8_t *image;
+    int top, left;
+  };
+  Row rows[SAVED];
+  const uint8_t *base;
+  int vector, row, first_pixel;
+  unsigned padding;
+
+  __device__ __forceinline__ Loader(const uint8_t *x, int block_m, int group, int zero_point) {
+    vector = threadIdx.x % VECTORS;
+    row = threadIdx.x / VECTORS;
+    padding = unsigned(zero_point) * 0x01010101u;
+    base = x + group * CHANNELS;
+    first_pixel = block_m * S::BLOCK_M + row;
+    if constexpr (KEPT) {
+#pragma unroll
+      for (int i = 0; i < ROWS; ++i) rows[i] = find(i);
+    }
+  }
+
+  __device__ __forceinline__ Row find(int i) const {
+    const int pixel = first_pixel + i * STEP;
+    const int ow = pixel % S::OUT_W, oh = pixel / S::OUT_W % S::OUT_H;
+    const int64_t n = pixel / (S::OUT_W * S::OUT_H);
+    // Rows beyond the last pixel compute what nobody stores: outside of every image.
+    const bool used = pixel < S::BATCH * S::OUT_H * S::OUT_W;
+    return {base + n * (S::HEIGHT * S::WIDTH * S::CHANNELS),
+            used ? oh * S::STRIDE_H - S::PAD_TOP : -(1 << 28), ow * S::STRIDE_W - S::PAD_LEFT};
+  }
+
+  __device__ __forceinline__ void load(uint8_t *slot, int iteration) const {
+    const int k = iteration * S::BLOCK_K + vector * S::VECTOR;
+    const int tap = k / CHANNELS, channel = k % CHANNELS;
+    const int dh = tap / S::KERNEL_W * S::DILATION_H, dw = tap % S::KERNEL_W * S::DILATION_W;
+    // Weights beyond the last tap are zero; single bits have no zero, so the input must be.
+    const unsigned word = k < DEPTH ? padding : 0;
+#pragma unroll(KEPT ? ROWS : 4)
+    for (int i = 0; i < ROWS; ++i) {
+      const Row at = KEPT ? rows[KEPT ? i : 0] : find(i);
+      uint8_t *to = slot + chunk_offset<S>(row + i * STEP, vector * S::VECTOR / 16) +
+                    vector * S::VECTOR % 16;
+      const int h = at.top + dh, w = at.left + dw;
+      const bool inside = unsigned(h) < unsigned(S::HEIGHT) && unsigned(w) < unsigned(S::WIDTH);
+      const uint8_t *from = at.image + (h * S::WIDTH + w) * S::CHANNELS + channel;
+      if constexpr (KEPT) {
+        if (inside && k < DEPTH) {
+          copy_async<S::VECTOR>(to, from);
+        } else {
+#pragma unroll
+          for (int j = 0; j < S::VECTOR / 4; ++j) reinterpret_cast<unsigned *>(to)[j] = word;
+        }
+      } else {
+        *to = inside && k < DEPTH ? *from : uint8_t(word);
+      }
+    }
+  }
+};
+
+}  // namespace tvmquant
+#endif
