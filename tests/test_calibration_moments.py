@@ -80,3 +80,21 @@ def test_a_layer_can_be_its_own_target(layers):
     want = (((other - rows) @ data.xx) * (other - rows)).sum(-1)
     np.testing.assert_allclose(own.error(other), want, rtol=1e-6)
     assert np.any(data.error(rows) > 0)
+
+
+@pytest.mark.parametrize("value", [1e38, -1e30, np.inf, np.nan])
+def test_values_that_cannot_be_squared_are_left_out(layers, value):
+    layer = layers[0]
+    broken = layer.x_quant[0].copy()
+    broken.flat[0] = value
+    data = moments(replace(layer, x_quant=[broken, *layer.x_quant[1:]]))
+    want = moments(layer)
+    assert 0 < data.count < want.count
+    assert np.isfinite(data.xx).all() and np.isfinite(data.yx).all()
+    np.testing.assert_allclose(data.xx, want.xx, atol=0.1 * np.abs(want.xx).max())
+
+
+def test_nothing_but_such_values_is_no_data(layers):
+    layer = replace(layers[0], x_quant=[np.full_like(x, 1e38) for x in layers[0].x_quant])
+    data = moments(layer)
+    assert not data.xx.any() and not data.yx.any()

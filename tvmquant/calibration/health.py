@@ -139,7 +139,7 @@ def warn_of_tensors(
     _warn_names("always the same value (a dead layer or constant inputs) in", found)
     for left_out, text in (
         (True, "outliers were left out of the range of"),
-        (False, "outliers stretch the range (percentile and mse leave rare ones out) of"),
+        (False, "outliers stretch the range (percentile leaves rare ones out) of"),
     ):
         found = [
             f"{name} (up to {h.outlier:.3g}, 99.9 % below {h.bulk:.3g})"

@@ -17,6 +17,8 @@ from tvmquant.ops.integer import ints
 # that they may read together.
 POSITIONS = 32768
 VALUES = 1 << 25
+# Beyond it, sums of squares leave float32.
+_LARGEST = 1e15
 
 
 @dataclass(frozen=True)
@@ -135,17 +137,18 @@ def _choice(rng: np.random.Generator, total: int, count: int) -> np.ndarray | sl
 
 
 def _usable(x: np.ndarray, y: np.ndarray) -> np.ndarray | None:
-    """Which positions are finite and no outliers, ``[positions]``; ``None`` for all.
+    """Which positions can be squared and are no outliers, ``[positions]``; ``None`` for all.
 
     One broken sample would outweigh all others in a squared error. Where nothing is usable, one
     position of zeros stands for the data.
     """
     peak = np.abs(y).max(1)
-    finite = np.isfinite(peak)
-    if not np.isfinite(x.sum()):
-        finite &= np.isfinite(x).all((0, 2))
-    largest = bulk(peak[finite])
-    usable = finite & (peak <= OUTLIER_RATIO * largest) if largest > 0 else finite
+    # NaN is not below anything.
+    sane = peak < _LARGEST
+    if not (x.max() < _LARGEST and x.min() > -_LARGEST):
+        sane &= (np.abs(x) < _LARGEST).all((0, 2))
+    largest = bulk(peak[sane])
+    usable = sane & (peak <= OUTLIER_RATIO * largest) if largest > 0 else sane
     if usable.all():
         return None
     if not usable.any():
