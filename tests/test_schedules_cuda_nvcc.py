@@ -12,6 +12,7 @@ import pytest
 from test_schedules_cuda import LAYERS, conv
 
 from tvmquant.schedules.cuda.kernel import tensor_core_kernel
+from tvmquant.schedules.workload import Workload
 from tvmquant.targets.cuda import ARCHES, arch_of
 
 pytestmark = pytest.mark.skipif(not shutil.which("nvcc"), reason="nvcc is not installed")
@@ -56,38 +57,67 @@ def machine_code(path):
     return subprocess.run(command, capture_output=True, text=True, check=True, env=env).stdout
 
 
-@pytest.mark.parametrize("arch", [arch.name for arch in ARCHES.values()])
-@pytest.mark.parametrize("w_bits, x_bits", [(8, 8), (4, 8), (4, 4), (1, 1)])
-def test_every_architecture_gets_code_without_spills(w_bits, x_bits, arch, tmp_path):
-    workload = dataclasses.replace(RESNET, w_bits=w_bits, x_bits=x_bits)
-    _, told = cubin(tensor_core_kernel(workload, arch_of(arch)), tmp_path)
+def check(workload, arch, folder, *expected, form=""):
+    """Compile: nothing is spilled, and the machine code has what was meant."""
+    kernel = tensor_core_kernel(workload, arch_of(arch))
+    path, told = cubin(kernel.with_residual(form) if form else kernel, folder)
     assert "0 bytes spill stores, 0 bytes spill loads" in told, told
+    if expected:
+        code = machine_code(path)
+        found = set(re.findall(r"\b(?:[IB]MMA|STG)\S*", code))
+        for instruction in expected:
+            assert any(name.startswith(instruction) for name in found), found
+    return kernel
 
 
-@pytest.mark.parametrize("name", LAYERS)
-def test_every_form_of_layer_compiles(name, tmp_path):
-    cubin(tensor_core_kernel(LAYERS[name], arch_of("sm_80")), tmp_path)
+slow = pytest.mark.slow
+# Bytes leave 16 together, numbers in pairs.
+LINE, PAIR = "STG.E.128", "STG.E.64"
 
 
 @pytest.mark.parametrize(
     "arch, bits, instruction",
     [
         ("sm_75", (8, 8), "IMMA.8816.U8.S8"),
-        ("sm_75", (4, 4), "IMMA.8832.U4.S4"),
-        ("sm_75", (1, 1), "BMMA.88128.XOR"),
-        ("sm_80", (8, 8), "IMMA.16832.U8.S8"),
-        ("sm_80", (4, 8), "IMMA.16832.U8.S8"),
+        pytest.param("sm_75", (4, 4), "IMMA.8832.U4.S4", marks=slow),
+        pytest.param("sm_75", (1, 1), "BMMA.88128.XOR", marks=slow),
+        pytest.param("sm_80", (8, 8), "IMMA.16832.U8.S8", marks=slow),
+        pytest.param("sm_80", (4, 8), "IMMA.16832.U8.S8", marks=slow),
         ("sm_80", (4, 4), "IMMA.16864.U4.S4"),
-        ("sm_86", (4, 4), "IMMA.16864.U4.S4"),
-        ("sm_89", (4, 4), "IMMA.16864.U4.S4"),
+        pytest.param("sm_86", (4, 4), "IMMA.16864.U4.S4", marks=slow),
+        pytest.param("sm_89", (4, 4), "IMMA.16864.U4.S4", marks=slow),
         ("sm_80", (1, 1), "BMMA.168256.XOR"),
-        ("sm_90", (8, 8), "IMMA.16832.U8.S8"),
-        ("sm_90", (4, 4), "IMMA.16832.U8.S8"),
+        pytest.param("sm_90", (8, 8), "IMMA.16832.U8.S8", marks=slow),
+        ("sm_90", (4, 8), "IMMA.16832.U8.S8"),
+        pytest.param("sm_90", (4, 4), "IMMA.16832.U8.S8", marks=slow),
         ("sm_90", (1, 1), "BMMA.168256.AND"),
+        pytest.param("sm_120", (4, 8), "IMMA.16832.U8.S8", marks=slow),
     ],
 )
 def test_the_instruction_meant_is_the_one_that_runs(arch, bits, instruction, tmp_path):
     workload = dataclasses.replace(RESNET, w_bits=bits[0], x_bits=bits[1])
-    path, _ = cubin(tensor_core_kernel(workload, arch_of(arch)), tmp_path)
-    code = machine_code(path)
-    assert instruction in code, set(re.findall(r"[IB]MMA\S*", code))
+    check(workload, arch, tmp_path, instruction, LINE)
+
+
+def test_sums_of_slices_are_stored_in_pairs(tmp_path):
+    workload = Workload("matmul", (1, 1024), (1000, 1024), requantize="dequantize")
+    kernel = check(workload, "sm_80", tmp_path, "IMMA.16832.U8.S8", PAIR)
+    assert kernel.plan.slices > 1
+
+
+def test_additions_keep_the_lines(tmp_path):
+    check(RESNET, "sm_80", tmp_path, LINE, form="float")
+
+
+@slow
+@pytest.mark.parametrize("arch", [arch.name for arch in ARCHES.values()])
+@pytest.mark.parametrize("w_bits, x_bits", [(8, 8), (4, 8), (4, 4), (1, 1)])
+def test_every_architecture_gets_code_without_spills(w_bits, x_bits, arch, tmp_path):
+    check(dataclasses.replace(RESNET, w_bits=w_bits, x_bits=x_bits), arch, tmp_path)
+
+
+@slow
+@pytest.mark.parametrize("form", ["", "fixed_point"])
+@pytest.mark.parametrize("name", LAYERS)
+def test_every_form_of_layer_compiles(name, form, tmp_path):
+    check(LAYERS[name], "sm_80", tmp_path, form=form)

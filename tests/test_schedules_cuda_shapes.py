@@ -60,7 +60,7 @@ def check(kernel, folder, seed, added):
     np.testing.assert_array_equal(got, meant)
 
 
-@settings(max_examples=16, deadline=None)
+@settings(max_examples=12, deadline=None)
 @given(layers(), st.integers(0, 10**6), st.integers(0, 99), st.booleans())
 def test_layers_of_any_shape_at_any_tile(tmp_path_factory, layer, choice, seed, added):
     workload, arch = layer
@@ -70,7 +70,7 @@ def test_layers_of_any_shape_at_any_tile(tmp_path_factory, layer, choice, seed, 
     check(kernel, tmp_path_factory.getbasetemp(), seed, added)
 
 
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=6, deadline=None)
 @given(windows(), st.integers(1, 24), st.sampled_from(FLAVOURS), st.integers(0, 99), st.booleans())
 def test_depthwise_layers_of_any_shape(tmp_path_factory, window, channels, flavour, seed, added):
     workload = depthwise((1, 8, 7, channels), *window, requantize=flavour)

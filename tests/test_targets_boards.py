@@ -67,6 +67,8 @@ def test_targets_of_tvm_mean_the_same_in_every_form():
         ("rpi4+dotprod", "rpi4 has no feature 'dotprod' to add: it takes none"),
         ("aarch64+sve", "aarch64 has no feature 'sve' to add: it takes dotprod, i8mm"),
         ("", "unknown target ''"),
+        ("gpu", "arm_cpu, cuda-sm_75, cuda-sm_80"),
+        ({"kind": "cuda"}, "cuda-sm_120"),
         (3, "unknown target 3"),
         ({"kind": "llvm", "mcpu": 5}, "TVM refuses the target"),
     ],
@@ -109,7 +111,10 @@ def test_the_command_lists_everything():
     assert {"host", "aarch64+i8mm", *(board.name for board in BOARDS)} <= set(found)
     assert found["rpi5"]["features"] == ["dotprod", "neon"]
     assert not found["armv7l"]["tested"] and found["rpi4"]["tested"]
+    assert found["cuda-sm_80"]["features"] == ["int8", "int4", "int1"]
+    assert found["cuda-sm_90"]["features"] == ["int8", "int1"]
+    assert found["cuda-sm_90"]["processor"] == "sm_90" and not found["cuda-sm_90"]["tested"]
     for device in found.values():
         assert set(device["pays"]) <= set(device["work"]) == set(PRECISIONS)
     table = CliRunner().invoke(main, ["devices"]).output
-    assert "arm_cpu" in table and "untested" in table
+    assert "arm_cpu" in table and "untested" in table and "cuda-sm_90" in table

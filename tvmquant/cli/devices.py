@@ -17,7 +17,9 @@ def devices(tracker: str | None, as_json: bool) -> None:
     """List the devices that --target knows, and which bits make a layer faster on each.
 
     The columns of bits say how much work a 3×3 convolution of 64 to 64 channels is, next to its
-    8-bit version, by the models that choose kernels: cycles, on ARM instructions.
+    8-bit version, by the models that choose kernels: cycles, on ARM instructions. For GPUs a
+    feature is an integer that tensor cores multiply, and a core is a multiprocessor; code for
+    them is compiled here, it has not been measured.
     """
     from tvmquant.cli.display import output_console
 
@@ -36,6 +38,7 @@ def known_devices() -> list[dict[str, Any]]:
     from tvmquant.schedules.payoff import payoffs
     from tvmquant.targets import get_device
     from tvmquant.targets.boards import ALIASES, BOARDS
+    from tvmquant.targets.cuda import ARCHES
     from tvmquant.tuning import active_database
 
     named: list[tuple[str, str, bool]] = [("host", "this machine", True)]
@@ -44,6 +47,7 @@ def known_devices() -> list[dict[str, Any]]:
         about = board.about + "".join(f"; also {alias}" for alias in also)
         named.append((board.name, about, board.tested))
         named += [(f"{board.name}+{extra}", about, board.tested) for extra in board.optional]
+    named += [(f"cuda-{arch.name}", arch.about, False) for arch in ARCHES.values()]
     found = []
     for name, about, tested in named:
         device = get_device(name)
@@ -52,10 +56,8 @@ def known_devices() -> list[dict[str, Any]]:
             {
                 "name": name,
                 "about": about,
-                "processor": device.target.attrs.get("mcpu", ""),
+                **_processor(device),
                 "instruction_set": device.isa,
-                "features": sorted(device.features),
-                "num_cores": device.num_cores,
                 "tested": tested,
                 "work": {gain.precision: gain.work for gain in gains},
                 "kernels": {gain.precision: gain.kernel for gain in gains},
@@ -63,6 +65,28 @@ def known_devices() -> list[dict[str, Any]]:
             }
         )
     return found
+
+
+def _processor(device: Any) -> dict[str, Any]:
+    arch = device.cuda
+    if arch is None:
+        return {
+            "processor": device.target.attrs.get("mcpu", ""),
+            "features": sorted(device.features),
+            "num_cores": device.num_cores,
+        }
+    # What its tensor cores multiply; the processor beside it is of no interest here.
+    bits = {"U8S8": "int8", "U4S4": "int4", "BITS_XOR": "int1", "BITS_AND": "int1"}
+    features = list(dict.fromkeys(bits[product] for product in arch.products))
+    cores = arch.multiprocessors
+    return {"processor": arch.name, "features": features, "num_cores": cores}
+
+
+def _untested(device: dict[str, Any]) -> str:
+    if device["tested"]:
+        return ""
+    gpu = device["instruction_set"] == "cuda"
+    return " (compile-only, not yet measured)" if gpu else " (untested)"
 
 
 def _table(found: list[dict[str, Any]]) -> Any:
@@ -79,7 +103,7 @@ def _table(found: list[dict[str, Any]]) -> Any:
         ratios = (device["work"][precision] for precision in precisions)
         table.add_row(
             device["name"],
-            device["about"] + ("" if device["tested"] else " (untested)"),
+            device["about"] + _untested(device),
             str(device["processor"]),
             " ".join(device["features"]) or "-",
             str(device["num_cores"]),

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tvmquant.errors import TargetError
+from tvmquant.targets.cuda import cuda_names
 
 _LINUX = "aarch64-linux-gnu"
 
@@ -94,5 +95,5 @@ def find_board(text: str) -> tuple[Board, tuple[str, ...]] | None:
 
 
 def known_names() -> list[str]:
-    """Every name that a target can be given by."""
-    return ["host", *(board.name for board in BOARDS), *ALIASES]
+    """Every name that a target can be given by, but for ``cuda``, which needs a GPU here."""
+    return ["host", *(board.name for board in BOARDS), *ALIASES, *cuda_names()]

@@ -72,6 +72,11 @@ ARCHES = {
 }
 
 
+def cuda_names() -> list[str]:
+    """Names of the targets of all architectures, for example ``cuda-sm_80``."""
+    return [f"cuda-{arch.name}" for arch in ARCHES.values()]
+
+
 def arch_of(name: str) -> Arch:
     """Architecture of a name such as ``sm_80``.
 

@@ -60,8 +60,9 @@ class Device:
     def isa(self) -> str:
         """Best instruction set for integer dot products.
 
-        ``cuda``; ``avx512_vnni``, ``avx_vnni``, ``avx2``; on 64-bit ARM ``neon_i8mm`` (with dot products,
-        too), ``neon_dotprod``, ``neon``; else ``generic`` (plain vector code, any processor).
+        ``cuda``; ``avx512_vnni``, ``avx_vnni``, ``avx2``; on 64-bit ARM ``neon_i8mm`` (with dot
+        products, too), ``neon_dotprod``, ``neon``; else ``generic`` (plain vector code, any
+        processor).
         """
         if "cuda" in self.features:
             return "cuda"
@@ -165,8 +166,8 @@ def _tag(name: str) -> tvm.target.Target:
     if name in tvm.target.list_tags():
         return tvm.target.Target(name)
     raise TargetError(
-        f"unknown target {name!r}: use {', '.join(known_names())}, a tag of TVM such as "
-        "raspberry-pi/4b-aarch64, or a TVM target dictionary such as "
+        f"unknown target {name!r}: use {', '.join(known_names())}, cuda (this machine's GPU), a "
+        "tag of TVM such as raspberry-pi/4b-aarch64, or a TVM target dictionary such as "
         "{'kind': 'llvm', 'mcpu': 'x86-64-v3'}"
     )
 

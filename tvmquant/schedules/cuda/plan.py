@@ -214,16 +214,18 @@ def _fits(workload: Workload, plan: Plan, arch: Arch) -> bool:
         return False
     if not 2 <= plan.threads // 32 <= 8:
         return False
-    return _registers(workload, plan) <= min(_REGISTERS, _FILE // plan.threads)
+    return _registers(workload, plan, arch) <= min(_REGISTERS, _FILE // plan.threads)
 
 
-def _registers(workload: Workload, plan: Plan) -> int:
+def _registers(workload: Workload, plan: Plan, arch: Arch) -> int:
     """Registers that a thread is expected to need."""
     vector = vector_of(workload, plan)
     # A thread remembers where its rows lie: an address and two coordinates.
     rows = plan.block_m * plan.block_k // vector // plan.threads if vector >= 4 else 0
+    # Copies pass through registers where they cannot be asynchronous.
+    copied = 0 if arch.sm >= 80 else (4 * rows + plan.weight_bytes // (4 * plan.threads)) // 2
     fragments = plan.warp_m // 4 + plan.warp_n // 4
-    return plan.warp_m * plan.warp_n // 32 + fragments + 4 * rows + _OVERHEAD
+    return plan.warp_m * plan.warp_n // 32 + fragments + 4 * rows + copied + _OVERHEAD
 
 
 def estimate(workload: Workload, plan: Plan, arch: Arch) -> float:
@@ -233,7 +235,7 @@ def estimate(workload: Workload, plan: Plan, arch: Arch) -> float:
     tile = plan.block_m * plan.block_n
     depth = math.prod(workload.w_shape[1:])
     slots = -(-depth // plan.block_k)
-    room = _FILE // (plan.threads * _registers(workload, plan))
+    room = _FILE // (plan.threads * _registers(workload, plan, arch))
     resident = max(1, min(arch.shared_bytes // plan.shared_bytes, 2048 // plan.threads, room, 16))
     waves = -(-blocks // (arch.multiprocessors * resident))
     # Cycles of a slot: products at the rate of one block's share, fragments from shared memory.
