@@ -1,9 +1,11 @@
 // Runs a CUDA thread block on the host: a fiber a thread, warps in step at collectives.
 //
-// Written from the PTX ISA (fragment tables of mma.m16n8k32/k64/k256, ldmatrix, cp.async), not from
-// the kernels: lane l holds of A the words (l / 4 + 8 (r % 2), l % 4 + 4 (r / 2)), of B the words
-// (l % 4 + 4 r, l / 4), of C the numbers (l / 4 + 8 (r / 2), l % 4 * 2 + r % 2), where K is counted
-// in 32-bit words. Asynchronous copies happen when they are waited for, as late as they may.
+// Written from the PTX ISA (fragment tables of mma, ldmatrix, cp.async), not from the kernels. K is
+// counted in 32-bit words. Of mma.m16n8k32/k64/k256 lane l holds of A the words (l / 4 + 8 (r % 2),
+// l % 4 + 4 (r / 2)), of B the words (l % 4 + 4 r, l / 4), of C the numbers (l / 4 + 8 (r / 2),
+// l % 4 * 2 + r % 2); of mma.m8n8k16/k32/k128 of A the word (l / 4, l % 4), of B the word
+// (l % 4, l / 4), of C the numbers (l / 4, l % 4 * 2 + r). Asynchronous copies happen when they are
+// waited for, as late as they may, or at once where threads run in reverse.
 #pragma once
 #include <ucontext.h>
 
@@ -47,6 +49,7 @@ inline ucontext_t scheduler;
 inline int current;
 inline dim3 thread_index, block_index, block_size, grid_size;
 inline std::function<void()> body;
+inline bool eager;  // copies happen at once
 
 [[noreturn]] inline void fail(const char *why) {
   std::fprintf(stderr, "emulator: %s\n", why);
@@ -128,6 +131,7 @@ inline void run_block(int count, bool reverse) {
 inline void launch(dim3 grid, dim3 block, std::vector<uint8_t> &shared, bool reverse,
                    std::function<void()> kernel) {
   body = std::move(kernel);
+  eager = reverse;
   grid_size = grid;
   block_size = block;
   const int count = block.x * block.y * block.z;

@@ -12,7 +12,11 @@ void copy_async(void *to, const void *from) {
   if (reinterpret_cast<uintptr_t>(to) % BYTES || reinterpret_cast<uintptr_t>(from) % BYTES) {
     emulator::fail("a copy is not aligned to its size");
   }
-  emulator::own().open.push_back({to, from, BYTES});
+  if (emulator::eager) {
+    std::memcpy(to, from, BYTES);
+  } else {
+    emulator::own().open.push_back({to, from, BYTES});
+  }
 }
 
 inline void copy_commit() {
@@ -57,7 +61,23 @@ int dot_word(unsigned a, unsigned b) {
 }
 
 template <Product P>
-void multiply(int (&c)[4], const unsigned (&a)[4], const unsigned (&b)[2]) {
+void multiply_8(int &c0, int &c1, unsigned a, unsigned b) {
+  static_assert(P != BITS_AND, "from sm_80");
+  auto &own = emulator::own();
+  own.exchange[0] = a;
+  own.exchange[1] = b;
+  emulator::wait(1);
+  const int row = emulator::lane() / 4, column = emulator::lane() % 4 * 2;
+  for (int word = 0; word < 4; ++word) {
+    const unsigned left = emulator::of_lane(row * 4 + word).exchange[0];
+    c0 += dot_word<P>(left, emulator::of_lane(column * 4 + word).exchange[1]);
+    c1 += dot_word<P>(left, emulator::of_lane(column * 4 + 4 + word).exchange[1]);
+  }
+  emulator::wait(1);
+}
+
+template <Product P>
+void multiply_16(int (&c)[4], const unsigned (&a)[4], const unsigned (&b)[2]) {
   auto &own = emulator::own();
   std::memcpy(own.exchange, a, 16);
   std::memcpy(own.exchange + 4, b, 8);

@@ -38,6 +38,20 @@ __device__ __forceinline__ unsigned unpack(unsigned word, int field) {
   return BITS == 1 ? top | 0x40404040u : top;
 }
 
+// The product of fragments, of four smaller ones where the architecture has only those.
+template <class S>
+__device__ __forceinline__ void multiply(int (&c)[4], const unsigned (&a)[4],
+                                         const unsigned (&b)[2]) {
+  if constexpr (S::WIDE) {
+    multiply_16<S::PRODUCT>(c, a, b);
+  } else {
+    multiply_8<S::PRODUCT>(c[0], c[1], a[0], b[0]);
+    multiply_8<S::PRODUCT>(c[2], c[3], a[1], b[0]);
+    multiply_8<S::PRODUCT>(c[0], c[1], a[2], b[1]);
+    multiply_8<S::PRODUCT>(c[2], c[3], a[3], b[1]);
+  }
+}
+
 template <class S>
 __device__ __forceinline__ void igemm(const uint8_t *__restrict__ x, const uint8_t *__restrict__ w,
                                       const int *__restrict__ bias, const int *__restrict__ p0,
@@ -121,7 +135,7 @@ __device__ __forceinline__ void igemm(const uint8_t *__restrict__ x, const uint8
 #pragma unroll
       for (int i = 0; i < FRAGMENTS_M; ++i) {
 #pragma unroll
-        for (int j = 0; j < FRAGMENTS_N; ++j) multiply<S::PRODUCT>(acc[i][j], a[i], b[j]);
+        for (int j = 0; j < FRAGMENTS_N; ++j) multiply<S>(acc[i][j], a[i], b[j]);
         if constexpr (S::PRODUCT == BITS_AND) {
           ones[i][0] += __popc(a[i][0]) + __popc(a[i][2]);
           ones[i][1] += __popc(a[i][1]) + __popc(a[i][3]);

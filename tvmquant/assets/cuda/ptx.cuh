@@ -73,26 +73,16 @@ __device__ __forceinline__ void multiply_8(int &c0, int &c1, unsigned a, unsigne
   if constexpr (P == U8S8) TVMQUANT_MMA8("m8n8k16", "u8.s8", "");
   if constexpr (P == U4S4) TVMQUANT_MMA8("m8n8k32", "u4.s4", "");
   if constexpr (P == BITS_XOR) TVMQUANT_MMA8("m8n8k128", "b1.b1", ".xor.popc");
-#if __CUDA_ARCH__ >= 800
-  if constexpr (P == BITS_AND) TVMQUANT_MMA8("m8n8k128", "b1.b1", ".and.popc");
-#endif
 }
 
-// c[16x8] += a[16 x 8 words] * b[8 words x 8]: 32 bytes, 64 nibbles or 256 bits of K.
+// c[16x8] += a[16 x 8 words] * b[8 words x 8]: 32 bytes, 64 nibbles or 256 bits of K. From sm_80.
 template <Product P>
-__device__ __forceinline__ void multiply(int (&c)[4], const unsigned (&a)[4],
-                                         const unsigned (&b)[2]) {
-#if __CUDA_ARCH__ >= 800
+__device__ __forceinline__ void multiply_16(int (&c)[4], const unsigned (&a)[4],
+                                            const unsigned (&b)[2]) {
   if constexpr (P == U8S8) TVMQUANT_MMA16("m16n8k32", "u8.s8", "");
   if constexpr (P == U4S4) TVMQUANT_MMA16("m16n8k64", "u4.s4", "");
   if constexpr (P == BITS_XOR) TVMQUANT_MMA16("m16n8k256", "b1.b1", ".xor.popc");
   if constexpr (P == BITS_AND) TVMQUANT_MMA16("m16n8k256", "b1.b1", ".and.popc");
-#else
-  multiply_8<P>(c[0], c[1], a[0], b[0]);
-  multiply_8<P>(c[2], c[3], a[1], b[0]);
-  multiply_8<P>(c[0], c[1], a[2], b[1]);
-  multiply_8<P>(c[2], c[3], a[3], b[1]);
-#endif
 }
 
 }  // namespace tvmquant

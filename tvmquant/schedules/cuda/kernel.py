@@ -100,6 +100,7 @@ class TensorCoreKernel:
             **geometry(w),
             **{key.upper(): getattr(p, key) for key in SIZES},
             "STEP_K": p.step,
+            "WIDE": int(self.arch.sm >= 80),
             "W_BITS": p.w_bits,
             "VECTOR": vector_of(w, p),
             "STORE": math.gcd(16, w.w_shape[0] // w.groups, p.block_n),
