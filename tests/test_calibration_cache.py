@@ -137,3 +137,18 @@ def test_bad_folders(tmp_path, monkeypatch):
     cache.folder.rmdir()
     with pytest.warns(CalibrationWarning, match="cannot write"):
         cache.store("model", Progressed(1, 1, True, {}))
+
+
+def test_ctrl_c_while_writing_leaves_nothing(tmp_path, monkeypatch):
+    cache = CalibrationCache(tmp_path, "data")
+    cache.store("model", Progressed(1, 1, False, {}))
+    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+
+    def stop(file, **_):
+        file.write(b"half")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(np, "savez_compressed", stop)
+    with pytest.raises(KeyboardInterrupt):
+        cache.store("model", Progressed(2, 2, False, {}))
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before

@@ -108,10 +108,12 @@ class CalibrationCache:
                 np.savez_compressed(file, **marks, **progressed.arrays)
             Path(temporary).replace(path)
         except OSError as error:
-            if temporary is not None:
-                Path(temporary).unlink(missing_ok=True)
             warnings.warn(
                 f"calibration cache {path}: cannot write: {error.strerror}",
                 CalibrationWarning,
                 stacklevel=3,
             )
+        finally:
+            # It is still there after Ctrl-C, too.
+            if temporary is not None:
+                Path(temporary).unlink(missing_ok=True)
