@@ -24,8 +24,9 @@ __device__ __forceinline__ void load_rows(unsigned (&a)[4], const uint8_t *slot,
   for (int part = 0; part < PARTS; ++part) {
     unsigned r[4];
     load_matrices(r, slot + chunk_offset<S>(row, (k + part * 32) / 16 + lane / 16));
+    // A product and a sum are one instruction, a shift and an OR are two.
 #pragma unroll
-    for (int i = 0; i < 4; ++i) a[i] = part == 0 ? r[i] : a[i] | r[i] << (part * (8 / PARTS));
+    for (int i = 0; i < 4; ++i) a[i] = part == 0 ? r[i] : r[i] * (1u << part * (8 / PARTS)) + a[i];
   }
 }
 

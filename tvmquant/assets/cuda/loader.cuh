@@ -22,6 +22,16 @@ __device__ __forceinline__ int chunk_offset(int row, int chunk) {
   return row * S::BLOCK_K + ((chunk ^ ((row / ROWS_A_LINE) & MASK)) * 16);
 }
 
+// Offsets in a tensor. Parts of a sum may be negative, the sum is not: words may wrap around.
+template <bool SMALL>
+struct Offset {
+  using Type = unsigned;
+};
+template <>
+struct Offset<false> {
+  using Type = int64_t;
+};
+
 // Brings activations of a slot in. A thread has one vector of VECTOR bytes of every STEP-th row.
 template <class S>
 struct Loader {
@@ -37,20 +47,24 @@ struct Loader {
   static constexpr bool KEPT = S::VECTOR >= 4;
   static constexpr int SAVED = KEPT ? ROWS : 1;
 
+  // Offset of the first tap in the input, which may lie before its image, and its coordinates.
+  static constexpr int64_t BYTES = int64_t(S::BATCH) * S::HEIGHT * S::WIDTH * S::CHANNELS;
+  using Index = typename Offset<(BYTES < int64_t(1) << 32)>::Type;
   struct Row {
-    const uint8_t *image;
+    Index offset;
     int top, left;
   };
   Row rows[SAVED];
-  const uint8_t *base;
-  int vector, row, first_pixel;
+  const uint8_t *x;
+  int vector, row, first_pixel, first_channel;
   unsigned padding;
 
-  __device__ __forceinline__ Loader(const uint8_t *x, int block_m, int group, int zero_point) {
+  __device__ __forceinline__ Loader(const uint8_t *input, int block_m, int group, int zero_point) {
+    x = input;
     vector = threadIdx.x % VECTORS;
     row = threadIdx.x / VECTORS;
     padding = unsigned(zero_point) * 0x01010101u;
-    base = x + group * CHANNELS;
+    first_channel = group * CHANNELS;
     first_pixel = block_m * S::BLOCK_M + row;
     if constexpr (KEPT) {
 #pragma unroll
@@ -64,14 +78,17 @@ struct Loader {
     const int64_t n = pixel / (S::OUT_W * S::OUT_H);
     // Rows beyond the last pixel compute what nobody stores: outside of every image.
     const bool used = pixel < S::BATCH * S::OUT_H * S::OUT_W;
-    return {base + n * (S::HEIGHT * S::WIDTH * S::CHANNELS),
-            used ? oh * S::STRIDE_H - S::PAD_TOP : -(1 << 28), ow * S::STRIDE_W - S::PAD_LEFT};
+    const int top = oh * S::STRIDE_H - S::PAD_TOP, left = ow * S::STRIDE_W - S::PAD_LEFT;
+    Row found{0, used ? top : -(1 << 28), left};
+    found.offset = Index(((n * S::HEIGHT + top) * S::WIDTH + left) * S::CHANNELS);
+    return found;
   }
 
   __device__ __forceinline__ void load(uint8_t *slot, int iteration) const {
     const int k = iteration * S::BLOCK_K + vector * S::VECTOR;
     const int tap = k / CHANNELS, channel = k % CHANNELS;
     const int dh = tap / S::KERNEL_W * S::DILATION_H, dw = tap % S::KERNEL_W * S::DILATION_W;
+    const Index first = Index(first_channel + (dh * S::WIDTH + dw) * S::CHANNELS + channel);
     // Weights beyond the last tap are zero; single bits have no zero, so the input must be.
     const unsigned word = k < DEPTH ? padding : 0;
 #pragma unroll(KEPT ? ROWS : 4)
@@ -81,7 +98,7 @@ struct Loader {
                     vector * S::VECTOR % 16;
       const int h = at.top + dh, w = at.left + dw;
       const bool inside = unsigned(h) < unsigned(S::HEIGHT) && unsigned(w) < unsigned(S::WIDTH);
-      const uint8_t *from = at.image + (h * S::WIDTH + w) * S::CHANNELS + channel;
+      const uint8_t *from = x + Index(first + at.offset);
       if constexpr (KEPT) {
         if (inside && k < DEPTH) {
           copy_async<S::VECTOR>(to, from);
