@@ -94,7 +94,7 @@ def test_what_asks_for_it():
 def test_compile_with_data_corrects_below_eight_bits(bits):
     _, model = network()
     feeds = [{"x0": s[0]} for s in samples(24)]
-    unseen = samples(8, seed=9)
+    unseen = samples(32, seed=9)
     want = tvmquant.compile(model, bits=8, calibration=feeds)
 
     def error(**options):

@@ -1,4 +1,4 @@
-"""Scales that a block of consecutive weights of a channel shares, and the best ones for integers."""
+"""Scales that consecutive weights of a channel share, and the best ones for given integers."""
 
 from __future__ import annotations
 

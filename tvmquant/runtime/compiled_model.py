@@ -198,7 +198,7 @@ class CompiledModel(Model):
             return replace(result, footprint=self._footprint())
 
     def debug(self, model: Any, data: Any, **options: Any) -> SensitivityReport:
-        """Compare with the float model, layer by layer: where does accuracy go?
+        """Compare with the float model, layer by layer: where accuracy goes.
 
         Parameters
         ----------

@@ -50,8 +50,9 @@ def candidates(workload: Workload, device: Device) -> list[Candidate]:
     Rules that stand aside take part, see :func:`tvmquant.schedules.registry.register_rule`.
     """
     defaults, others, seen = [], [], []
-    made = {name: rule(workload, device) for name, rule in named_rules(rules_key(workload.op, device)).items()}
-    considered = considered_rules(rules_key(workload.op, device))
+    key = rules_key(workload.op, device)
+    made = {name: rule(workload, device) for name, rule in named_rules(key).items()}
+    considered = considered_rules(key)
     # Whatever is first without tuning stays first.
     order = sorted(made, key=lambda name: made[name] is None)
     for name in order:
