@@ -220,12 +220,13 @@ def _fits(workload: Workload, plan: Plan, arch: Arch) -> bool:
 def _registers(workload: Workload, plan: Plan, arch: Arch) -> int:
     """Registers that a thread is expected to need."""
     vector = vector_of(workload, plan)
-    # A thread remembers where its rows lie: an address and two coordinates.
+    # A thread remembers where its rows lie: an offset, of two words if need be, and coordinates.
+    each = 4 if math.prod(workload.x_shape) < 1 << 32 else 8
     rows = plan.block_m * plan.block_k // vector // plan.threads if vector >= 4 else 0
     # Copies pass through registers where they cannot be asynchronous.
     copied = 0 if arch.sm >= 80 else (4 * rows + plan.weight_bytes // (4 * plan.threads)) // 2
     fragments = plan.warp_m // 4 + plan.warp_n // 4
-    return plan.warp_m * plan.warp_n // 32 + fragments + 4 * rows + copied + _OVERHEAD
+    return plan.warp_m * plan.warp_n // 32 + fragments + each * rows + copied + _OVERHEAD
 
 
 def estimate(workload: Workload, plan: Plan, arch: Arch) -> float:
