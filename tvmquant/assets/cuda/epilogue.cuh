@@ -5,8 +5,8 @@
 
 namespace tvmquant {
 
-// Where the outputs of a warp lie: first pixel and channel of its block, first channel of its group,
-// and its own first row and column in the block.
+// Where the outputs of a warp lie: first pixel and channel of its block, first channel of its
+// group, and its own first row and column in the block.
 struct Place {
   int pixel, inner, group, row, column, slice, warp;
 };
