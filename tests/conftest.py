@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 
 import numpy as np
 import pytest
@@ -13,6 +14,12 @@ from tvmquant.runtime import CompiledModel, LayerInfo, Manifest, TensorInfo, cur
 from tvmquant.targets.device import get_device
 
 WEIGHT = np.random.default_rng(7).standard_normal((16, 8)).astype("float32")
+
+
+def pytest_configure():
+    """Heed Ctrl-C also where a shell started this in the background; programs inherit that."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True)
