@@ -88,7 +88,6 @@ def test_bundled_demo_equals_onnxruntime():
         np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4)
 
 
-@pytest.mark.slow
 @pytest.mark.skipif(not (SHARED / "efficientnet_lite0.onnx").exists(), reason="no shared models")
 def test_efficientnet_equals_onnxruntime():
     path = SHARED / "efficientnet_lite0.onnx"

@@ -177,7 +177,6 @@ def test_python_on_the_pi_loads_bundles_and_refuses_others(
     assert features == "neon" and "this processor lacks dotprod" in said
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("precision", PRECISIONS)
 def test_efficientnet_lite0(pi, tmp_path, precision):
     if not LITE0.is_file():

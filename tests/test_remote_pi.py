@@ -68,7 +68,6 @@ def test_a_pi_refuses_what_is_not_made_for_it(pi_server, tiny_model):
         demo("rpi5", "w8a8").remote(pi_server.address)
 
 
-@pytest.mark.slow
 def test_two_pis_tune_and_one_dies(tmp_path):
     device = get_device("rpi4")
     database = Database(tmp_path / "db.jsonl")
