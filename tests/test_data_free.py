@@ -119,7 +119,7 @@ def test_what_a_recipe_needs():
     assert Recipe().needs_data and not Recipe().needs_batch_norms
     assert Recipe(bias_correction="analytic").needs_batch_norms
     assert Recipe.from_json(Recipe(input_range=(0, 1)).to_json()).input_range == (0.0, 1.0)
-    with pytest.raises(RecipeError, match=r"input_range must be two numbers"):
+    with pytest.raises(RecipeError, match=r"input_range must be two finite numbers"):
         Recipe(input_range=(1, 0))
     weights = tvmquant.quant_spec.QuantSpec(symmetric=True, estimator="batch_norm")
     with pytest.raises(RecipeError, match="batch_norm is for activations"):
