@@ -4,12 +4,11 @@ import tempfile
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from kernel_tools import expected, make_data
-from neon_tools import PROCESSORS, Program, arm_device, inner_loop, needs_emulator
+from kernel_tools import make_data
+from neon_tools import PROCESSORS, arm_device, check, inner_loop, needs_emulator
 from test_schedules_addition import make_sum
 from test_schedules_neon_addition import check as check_addition
 
@@ -55,18 +54,6 @@ def every_step(workload, isa):
     kernel = depthwise(workload, arm_device(isa))
     steps = sorted({config["step"] for config in kernel.configs()})
     return [replace(kernel, step_name=name) for name in steps]
-
-
-def check(isa, kernels, folder, seed=0, extreme=False):
-    """Run all kernels in one program."""
-    program, wanted = Program(isa), {}
-    for i, kernel in enumerate({kernel.name: kernel for kernel in kernels}.values()):
-        x, w, bias, params, qinfo = data = make_data(kernel.workload, seed + i, extreme)
-        number = program.kernel(kernel, x, kernel.pack(w, bias, params), qinfo)
-        wanted[number] = (kernel.name, expected(kernel.workload, *data))
-    got = program.run(folder)
-    for number, (name, values) in wanted.items():
-        np.testing.assert_array_equal(got[number], values, err_msg=name)
 
 
 @st.composite

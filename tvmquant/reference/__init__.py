@@ -18,6 +18,7 @@ from tvmquant.reference.quantize import (
 )
 from tvmquant.reference.requantize import FLAVOURS, make_requantize_params, requantize
 from tvmquant.reference.weight_only import weight_only_bound, weight_only_matmul
+from tvmquant.reference.wrap import wrap_int32
 
 __all__ = [
     "FLAVOURS",
@@ -42,4 +43,5 @@ __all__ = [
     "unpack_bits",
     "weight_only_bound",
     "weight_only_matmul",
+    "wrap_int32",
 ]

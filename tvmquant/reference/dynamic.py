@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from tvmquant.reference.wrap import wrap_int32
+
 # The smallest normal float32. A finer scale would not survive a product.
 TINY = np.float32(2.0**-126)
 _LARGEST = np.finfo(np.float32).max
@@ -94,7 +96,7 @@ def dynamic_rescale(
         ``float32(float64(float32(that)) * float64(scale * w_scale) + bias)``.
     """
     wide = acc.astype(np.int64) - zero_point.astype(np.int64) * sums.astype(np.int64)
-    corrected = (wide & 0xFFFFFFFF).astype(np.uint32).view(np.int32)
+    corrected = wrap_int32(wide)
     if scale is None:
         return corrected
     multiplier = (scale * w_scale).astype(np.float32).astype(np.float64)

@@ -12,10 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from tvmquant.reference.requantize import requantize
-
-
-def _wrap_int32(values: np.ndarray) -> np.ndarray:
-    return (values & 0xFFFFFFFF).astype(np.uint32).view(np.int32)
+from tvmquant.reference.wrap import wrap_int32
 
 
 def _exact_matmul(a: np.ndarray, b: np.ndarray) -> np.ndarray:
@@ -83,9 +80,7 @@ def conv2d(
             part = _exact_matmul(patch.transpose(1, 0, 2), taps.transpose(0, 2, 1))
             acc += part.transpose(1, 0, 2).reshape(acc.shape)
     acc = acc.reshape(n, oh, ow, o) + bias.astype(np.int64)
-    return requantize(
-        _wrap_int32(acc), params, requantize_flavour, out_zero_point, out_min, out_max
-    )
+    return requantize(wrap_int32(acc), params, requantize_flavour, out_zero_point, out_min, out_max)
 
 
 def matmul(
@@ -105,9 +100,7 @@ def matmul(
     :func:`conv2d`.
     """
     acc = _exact_matmul(x, w.T) + bias.astype(np.int64)
-    return requantize(
-        _wrap_int32(acc), params, requantize_flavour, out_zero_point, out_min, out_max
-    )
+    return requantize(wrap_int32(acc), params, requantize_flavour, out_zero_point, out_min, out_max)
 
 
 def batch_matmul(
@@ -127,6 +120,4 @@ def batch_matmul(
     ``acc = sum((a - a_zero_point) * (b - b_zero_point))``; batch dimensions broadcast.
     """
     acc = _exact_matmul(a.astype(np.int64) - a_zero_point, b.astype(np.int64) - b_zero_point)
-    return requantize(
-        _wrap_int32(acc), params, requantize_flavour, out_zero_point, out_min, out_max
-    )
+    return requantize(wrap_int32(acc), params, requantize_flavour, out_zero_point, out_min, out_max)

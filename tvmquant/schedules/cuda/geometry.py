@@ -6,6 +6,8 @@ import zlib
 from collections.abc import Sequence
 from dataclasses import replace
 
+import numpy as np
+
 from tvmquant.schedules.depthwise.epilogue import PARAM_DTYPES
 from tvmquant.schedules.workload import Workload
 
@@ -80,3 +82,34 @@ def name_of(workload: Workload, suffix: str, *sizes: object) -> str:
     plain = replace(w, no_saturation=False, max_abs_sum=None)
     number = zlib.crc32(repr((plain, suffix, *sizes)).encode())
     return f"{w.op}{taps}{bits}_{suffix}_{number:08x}"
+
+
+def integer_arguments(
+    workload: Workload, weights: tuple[int, ...], dtype: str
+) -> list[tuple[str, tuple[int, ...], str]]:
+    """Arguments of an integer layer's kernel: name, shape, dtype; the last one is written.
+
+    Parameters
+    ----------
+    workload : Workload
+    weights : tuple of int
+        Shape of the packed weights.
+    dtype : str
+        Theirs.
+    """
+    w = workload
+    channels = w.w_shape[:1]
+    return [
+        ("x", w.x_shape, "uint8"),
+        ("weights", weights, dtype),
+        ("bias", channels, "int32"),
+        *((f"p{i}", channels, kind) for i, kind in enumerate(PARAM_DTYPES[w.requantize])),
+        ("qinfo", (w.numbers,), "int32"),
+        *residual_arguments(w),
+        ("out", w.out_shape, w.out_dtype),
+    ]
+
+
+def channel_constants(outputs: int, *values: np.ndarray) -> list[np.ndarray]:
+    """Arrays ``[O]`` or ``[1]`` as ``[O]``."""
+    return [np.ascontiguousarray(np.broadcast_to(v.reshape(-1), outputs)) for v in values]

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from tvmquant.reference import wrap_int32
 from tvmquant.schedules.cuda.geometry import (
     definition,
     flavours,
@@ -16,7 +17,8 @@ from tvmquant.schedules.cuda.geometry import (
     name_of,
     requantize_arguments,
     residual_argument,
-    residual_arguments,
+    channel_constants,
+    integer_arguments,
 )
 from tvmquant.schedules.cuda.launch import Launch
 from tvmquant.schedules.cuda.packing import pack_weights
@@ -70,27 +72,16 @@ class TensorCoreKernel:
     ) -> list[np.ndarray]:
         """Weights in the order of the fragments, bias, requantize parameters of every channel."""
         outputs = self.workload.w_shape[0]
-        full = np.broadcast_to(bias, outputs).astype(np.int64)
+        total = bias.astype(np.int64)
         if self.plan.product == "BITS_XOR":
-            full = full - (weight.reshape(outputs, -1) < 0).sum(1)
-        wrapped = (full & 0xFFFFFFFF).astype(np.uint32).view(np.int32)
-        spread = [np.ascontiguousarray(np.broadcast_to(p.reshape(-1), outputs)) for p in params]
-        return [pack_weights(weight, self.workload.groups, self.plan), wrapped, *spread]
+            total = total - (weight.reshape(outputs, -1) < 0).sum(1)
+        packed = pack_weights(weight, self.workload.groups, self.plan)
+        return [packed, *channel_constants(outputs, wrap_int32(total), *params)]
 
     @property
     def arguments(self) -> list[tuple[str, tuple[int, ...], str]]:
         """Arguments of the kernel: name, shape, dtype."""
-        w = self.workload
-        params = enumerate(PARAM_DTYPES[w.requantize])
-        return [
-            ("x", w.x_shape, "uint8"),
-            ("weights", (self._weight_bytes(),), "uint8"),
-            ("bias", w.w_shape[:1], "int32"),
-            *((f"p{i}", w.w_shape[:1], dtype) for i, dtype in params),
-            ("qinfo", (w.numbers,), "int32"),
-            *residual_arguments(w),
-            ("out", w.out_shape, w.out_dtype),
-        ]
+        return integer_arguments(self.workload, (self._weight_bytes(),), "uint8")
 
     @cached_property
     def launch(self) -> Launch:

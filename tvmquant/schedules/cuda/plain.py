@@ -16,7 +16,8 @@ from tvmquant.schedules.cuda.geometry import (
     name_of,
     requantize_arguments,
     residual_argument,
-    residual_arguments,
+    channel_constants,
+    integer_arguments,
 )
 from tvmquant.schedules.cuda.launch import Launch
 from tvmquant.schedules.cuda.source import settings, with_headers
@@ -84,26 +85,13 @@ class DepthwiseKernel(PlainKernel):
         self, weight: np.ndarray, bias: np.ndarray, params: tuple[np.ndarray, ...]
     ) -> list[np.ndarray]:
         """Weights by tap, then channel; bias and requantize parameters of every channel."""
-        outputs = self.workload.w_shape[0]
-        spread = [np.ascontiguousarray(np.broadcast_to(p.reshape(-1), outputs)) for p in params]
-        full = np.ascontiguousarray(np.broadcast_to(bias, outputs)).astype(np.int32)
-        return [_by_depth(weight), full, *spread]
+        return [_by_depth(weight), *channel_constants(self.workload.w_shape[0], bias, *params)]
 
     @property
     def arguments(self) -> Arguments:
         """``x, weights, bias, *params, qinfo, out``."""
-        w = self.workload
-        channels = w.w_shape[0]
-        params = enumerate(PARAM_DTYPES[w.requantize])
-        return [
-            ("x", w.x_shape, "uint8"),
-            ("weights", (math.prod(w.w_shape[1:3]), channels), "int8"),
-            ("bias", (channels,), "int32"),
-            *((f"p{i}", (channels,), dtype) for i, dtype in params),
-            ("qinfo", (w.numbers,), "int32"),
-            *residual_arguments(w),
-            ("out", w.out_shape, w.out_dtype),
-        ]
+        shape = self.workload.w_shape
+        return integer_arguments(self.workload, (math.prod(shape[1:3]), shape[0]), "int8")
 
     @cached_property
     def launch(self) -> Launch:

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from tvmquant.reference import wrap_int32
+
 from tvmquant.schedules.neon.bits import Count
 from tvmquant.schedules.neon.lookup import Lookup
 from tvmquant.schedules.neon.packing import packed_size
@@ -105,4 +107,4 @@ class Plan:
     def bias(self, weight: np.ndarray, bias: np.ndarray) -> np.ndarray:
         """int32 bias with what the form of the activations takes away, modulo 2**32."""
         total = bias.astype(np.int64) + self.source.constant(weight)
-        return self.outputs((total & 0xFFFFFFFF).astype(np.uint32).view(np.int32))
+        return self.outputs(wrap_int32(total))

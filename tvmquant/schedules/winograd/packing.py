@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from tvmquant.reference import wrap_int32
+
 from tvmquant.schedules.linear.packing import pack_outputs
 from tvmquant.schedules.winograd.plan import Plan
 
@@ -66,10 +68,6 @@ def pack_biases(weight: np.ndarray, bias: np.ndarray, plan: Plan) -> tuple[np.nd
     middle = weight.astype(np.int64).reshape(plan.outputs, -1).sum(axis=1) * x_max // 2
     centre = -middle * ((algorithm.odd << algorithm.shift) // algorithm.gain)
     return tuple(
-        pack_outputs(_wrap(values), plan.outputs, 1, plan.padded_outputs)
+        pack_outputs(wrap_int32(values), plan.outputs, 1, plan.padded_outputs)
         for values in (centre, bias.astype(np.int64) + middle)
     )
-
-
-def _wrap(values: np.ndarray) -> np.ndarray:
-    return (values & 0xFFFFFFFF).astype(np.uint32).view(np.int32)

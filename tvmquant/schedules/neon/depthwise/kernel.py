@@ -6,6 +6,8 @@ from dataclasses import asdict, dataclass, fields, replace
 from functools import cached_property
 
 import numpy as np
+
+from tvmquant.reference import wrap_int32
 from tvm import tirx
 
 from tvmquant.schedules.depthwise.packing import pack_channels, pack_weight
@@ -112,8 +114,7 @@ class DepthwiseNeonKernel:
         biases = []
         for colour in range(self.form.colours):
             total = bias.astype(np.int64) + self.form.correction(weight, colour)
-            wrapped = (total & 0xFFFFFFFF).astype(np.uint32).view(np.int32)
-            biases.append(pack_channels(wrapped, self.plan, order))
+            biases.append(pack_channels(wrap_int32(total), self.plan, order))
         constants = [pack_channels(values, self.plan, order) for values in params]
         packed = pack_weight(weight, self.workload.w_bits, self.plan)
         return [packed, np.stack(biases), *constants]
