@@ -39,6 +39,10 @@ class RecipeError(InputError):
     """A recipe file or value is not valid."""
 
 
+class RecipeWarning(UserWarning):
+    """A part of the recipe has nothing to act on in this model."""
+
+
 class BundleError(InputError):
     """A saved model folder is missing, damaged, foreign, or cannot be written."""
 

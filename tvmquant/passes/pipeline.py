@@ -24,6 +24,7 @@ from tvmquant.passes.calibrate import Progress, calibrate
 from tvmquant.passes.calibrate_analytic import calibrate_analytic
 from tvmquant.passes.correct import correct, wanted_samples, wants_corrections
 from tvmquant.passes.correct_analytic import correct_analytic
+from tvmquant.passes.coverage import warn_of_floats, warn_of_rules
 from tvmquant.passes.dynamic import quantize_dynamically
 from tvmquant.passes.equalize import equalize, equalize_norms
 from tvmquant.passes.fuse_additions import fuse_additions
@@ -83,6 +84,8 @@ def to_qdq(
     mod = _dump("1_simplify", simplify(mod))
     if is_quantized(mod):
         return mod
+    simplified = mod
+    warn_of_rules(mod, recipe)
     if recipe.needs_batch_norms:
         require_batch_norms(norms)
     stream: Iterator[list[np.ndarray]] | None = None
@@ -126,6 +129,7 @@ def to_qdq(
     if recipe.bias_correction == "analytic":
         mod = correct_analytic(annotated, mod, norms, recipe)
         _dump("3_correct_analytic", mod)
+    warn_of_floats(simplified, mod, recipe)
     return mod
 
 
