@@ -72,17 +72,47 @@ def aligned(array):
     return copy
 
 
+def launches_of(kernel):
+    """All launches of a kernel, in order."""
+    return getattr(kernel, "launches", None) or (kernel.launch,)
+
+
+def guarded(shape, dtype):
+    """Array full of garbage, and a function that checks what lies around it."""
+    size = int(np.prod(shape)) * np.dtype(dtype).itemsize
+    memory = aligned(np.full(size + 512, 0xA5, np.uint8))
+
+    def check():
+        assert (memory[:256] == 0xA5).all() and (memory[256 + size :] == 0xA5).all()
+
+    return memory[256 : 256 + size].view(dtype).reshape(shape), check
+
+
+def run_arrays(kernel, folder, *arrays, reverse=False):
+    """Run all launches of a kernel in the emulator; ``arrays`` are its arguments but the output.
+
+    Returns the output; what lies around it and around scratch memory must stay as it was.
+    """
+    *names, (last, shape, dtype) = kernel.arguments
+    assert len(names) == len(arrays)
+    buffers = {name: array for (name, *_), array in zip(names, arrays)}
+    buffers[last], check = guarded(shape, dtype)
+    checks = [check]
+    for name, shape, dtype in getattr(kernel, "scratch", ()):
+        buffers[name], check = guarded(shape, dtype)
+        checks.append(check)
+    for launch in launches_of(kernel):
+        taken = launch.takes or [name for name, *_ in kernel.arguments]
+        emulated(launch, folder, reverse=reverse)(*(buffers[name] for name in taken))
+    for check in checks:
+        check()
+    return buffers[last]
+
+
 def run_kernel(kernel, folder, x, w, bias, params, qinfo, *others, reverse=False):
     """Output of an integer kernel in the emulator; what lies around it must stay as it was.
 
     ``others`` is the tensor of a residual addition, if there is one.
     """
-    workload = kernel.workload
     arrays = [aligned(a) for a in (x, *kernel.pack(w, bias, params), qinfo, *others)]
-    dtype = np.dtype(workload.out_dtype)
-    size = int(np.prod(workload.out_shape)) * dtype.itemsize
-    memory = aligned(np.full(size + 512, 0xA5, np.uint8))
-    out = memory[256 : 256 + size].view(dtype).reshape(workload.out_shape)
-    emulated(kernel.launch, folder, reverse=reverse)(*arrays, out)
-    assert (memory[:256] == 0xA5).all() and (memory[256 + size :] == 0xA5).all()
-    return out
+    return run_arrays(kernel, folder, *arrays, reverse=reverse)

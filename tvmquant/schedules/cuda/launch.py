@@ -1,4 +1,4 @@
-"""PrimFuncs that launch a kernel written in CUDA C++."""
+"""PrimFuncs that launch kernels written in CUDA C++."""
 
 from __future__ import annotations
 
@@ -12,6 +12,9 @@ from tvm.tirx.script import builder as T
 
 from tvmquant.schedules.functions import argument, mark
 from tvmquant.schedules.linear.tir import i64
+
+# Arguments or scratch memory: name, shape and dtype of each.
+Arguments = Sequence[tuple[str, tuple[int, ...], str]]
 
 
 @dataclass(frozen=True)
@@ -28,6 +31,8 @@ class Launch:
         Blocks along x, y and z.
     threads : int
     shared_bytes : int
+    takes : tuple of str
+        Arguments and scratch memory that it is given; by default all arguments.
     """
 
     name: str
@@ -35,24 +40,49 @@ class Launch:
     grid: tuple[int, int, int]
     threads: int
     shared_bytes: int
+    takes: tuple[str, ...] = ()
 
-    def prim_func(self, arguments: Sequence[tuple[str, tuple[int, ...], str]]) -> Any:
+    def prim_func(self, arguments: Arguments) -> Any:
         """PrimFunc of these arguments: name, shape and dtype, outputs last."""
-        with IRBuilder() as builder:
-            with T.prim_func(s_tir=True):
-                buffers = [argument(*a) for a in arguments]
-                mark(self.name)
-                with (
-                    T.launch_thread("blockIdx.x", i64(self.grid[0])),
-                    T.launch_thread("blockIdx.y", i64(self.grid[1])),
-                    T.launch_thread("blockIdx.z", i64(self.grid[2])),
-                    T.launch_thread("threadIdx.x", i64(self.threads)),
-                ):
-                    shared = T.alloc_buffer(
-                        (i64(max(16, self.shared_bytes)),), "uint8", scope="shared.dyn"
-                    )
-                    pointers = [buffer.data for buffer in buffers]
-                    T.evaluate(
-                        cuda.func_call(self.name, *pointers, shared.data, source_code=self.source)
-                    )
-        return builder.get()
+        return program(self.name, (self,), arguments)
+
+    def emit(self, pointers: Sequence[Any]) -> None:
+        """Add the launch to the PrimFunc that is being built."""
+        with (
+            T.launch_thread("blockIdx.x", i64(self.grid[0])),
+            T.launch_thread("blockIdx.y", i64(self.grid[1])),
+            T.launch_thread("blockIdx.z", i64(self.grid[2])),
+            T.launch_thread("threadIdx.x", i64(self.threads)),
+        ):
+            shared = T.alloc_buffer((i64(max(16, self.shared_bytes)),), "uint8", scope="shared.dyn")
+            call = cuda.func_call(self.name, *pointers, shared.data, source_code=self.source)
+            T.evaluate(call)
+
+
+def program(
+    name: str, launches: Sequence[Launch], arguments: Arguments, scratch: Arguments = ()
+) -> Any:
+    """PrimFunc of several launches, which run one after the other.
+
+    Parameters
+    ----------
+    name : str
+    launches : sequence of Launch
+    arguments : sequence of (name, shape, dtype)
+        Outputs last.
+    scratch : sequence of (name, shape, dtype)
+        Memory that only the launches see. TVM takes it from the pool of the device before the
+        first launch and gives it back behind the last one. Launches still under way are no
+        danger: who gets it next uses it in the same stream, so later. It is aligned to 64 bytes
+        at least and holds anything.
+    """
+    with IRBuilder() as builder:
+        with T.prim_func(s_tir=True):
+            buffers = {key: argument(key, *rest) for key, *rest in arguments}
+            mark(name)
+            for key, shape, dtype in scratch:
+                buffers[key] = T.alloc_buffer(tuple(map(i64, shape)), dtype, scope="global")
+            for launch in launches:
+                taken = launch.takes or [key for key, *_ in arguments]
+                launch.emit([buffers[key].data for key in taken])
+    return builder.get()

@@ -1,0 +1,75 @@
+"""Kernels of several launches: scratch memory, order, and what TVM's host code makes of them."""
+
+import re
+import shutil
+
+import numpy as np
+import pytest
+import tvm
+from cuda_tools import aligned, run_arrays
+
+from tvmquant.build import compile_module
+from tvmquant.schedules.cuda.launch import Launch, program
+from tvmquant.targets import get_device
+
+COUNT = 200
+DOUBLED = """#include <stdint.h>
+__device__ void doubled(const uint8_t *x, int *sums, uint8_t *shared) {
+  const int at = blockIdx.x * 32 + threadIdx.x;
+  if (at < 200) sums[at] = 2 * x[at];
+}
+"""
+TURNED = """#include <stdint.h>
+__device__ void turned(const int *sums, const int *more, int *out, uint8_t *shared) {
+  const int at = blockIdx.z * 64 + threadIdx.x;
+  if (at < 200) out[at] = sums[199 - at] + more[at];
+}
+"""
+
+
+class TwoLaunches:
+    """Kernel whose second launch reads what all blocks of the first one wrote."""
+
+    arguments = (
+        ("x", (COUNT,), "uint8"),
+        ("more", (COUNT,), "int32"),
+        ("out", (COUNT,), "int32"),
+    )
+    scratch = (("sums", (COUNT,), "int32"),)
+    launches = (
+        Launch("doubled", DOUBLED, (7, 1, 1), 32, 0, ("x", "sums")),
+        Launch("turned", TURNED, (1, 1, 4), 64, 48, ("sums", "more", "out")),
+    )
+
+
+def test_launches_run_in_order_with_memory_between_them(tmp_path):
+    random = np.random.default_rng(0)
+    x = random.integers(0, 256, COUNT).astype(np.uint8)
+    more = random.integers(-99, 99, COUNT).astype(np.int32)
+    got = run_arrays(TwoLaunches(), tmp_path, aligned(x), aligned(more))
+    np.testing.assert_array_equal(got, 2 * x[::-1].astype(np.int32) + more)
+
+
+@pytest.mark.skipif(not shutil.which("nvcc"), reason="nvcc is not installed")
+def test_the_host_takes_memory_from_the_pool_of_the_gpu():
+    kernel = TwoLaunches()
+    func = program("both", kernel.launches, kernel.arguments, kernel.scratch)
+    mod = compile_module(tvm.IRModule({"both": func}), get_device("cuda-sm_80")).mod
+    host = mod.inspect_source("ll")
+    # Device type 2 is CUDA; the size is that of the scratch memory.
+    taken = re.findall(r"ptr %\d+\(i32 (\d+), i32 %\w+, i64 (\d+), ", host)
+    assert ("2", str(4 * COUNT)) in taken
+    code = host[host.index("@both_compute_(i32") :]
+    order = re.findall(
+        r"load ptr, ptr @__(TVMBackend\w+Workspace)|@.tvm_func.(both_kernel\w*)", code
+    )
+    # Handles of functions are looked up once or read: each name may come twice.
+    assert list(dict.fromkeys(a or b for a, b in order)) == [
+        "TVMBackendAllocWorkspace",
+        "both_kernel",
+        "both_kernel_1",
+        "TVMBackendFreeWorkspace",
+    ]
+    source = mod.imports[0].inspect_source("cuda")
+    assert re.search(r"both_kernel\(.*\) \{[^}]*doubled\(", source)
+    assert re.search(r"both_kernel_1\(.*\) \{[^}]*turned\(", source)
