@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import tvm
@@ -91,6 +92,24 @@ def arch_of(name: str) -> Arch:
         known = ", ".join(arch.name for arch in ARCHES.values())
         raise TargetError(f"unknown CUDA architecture {name!r}: use {known}")
     return arch
+
+
+def common_arch(archs: Sequence[Arch]) -> Arch:
+    """What kernels may use that must run on all of these: the least of every property.
+
+    The products are those that none of them emulates.
+    """
+    lowest = min(archs, key=lambda arch: arch.sm)
+    shared = set.intersection(*(set(arch.products) for arch in archs))
+    values: dict[str, Any] = {}
+    for field in fields(Arch):
+        given = [getattr(arch, field.name) for arch in archs]
+        if isinstance(given[0], bool):
+            values[field.name] = all(given)
+    values["shared_bytes"] = min(arch.shared_bytes for arch in archs)
+    kinds = [kind for kind in ("xor", "and") if f"BITS_{kind.upper()}" in shared]
+    values["bits"] = kinds[0] if kinds else ""
+    return replace(lowest, **values)
 
 
 def cuda_target(name: str, host: dict[str, Any]) -> dict[str, Any] | None:

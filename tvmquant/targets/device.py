@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
 
@@ -12,7 +13,7 @@ import tvm
 
 from tvmquant.errors import TargetError
 from tvmquant.targets.boards import find_board, known_names
-from tvmquant.targets.cuda import Arch, arch_of, cuda_target
+from tvmquant.targets.cuda import Arch, arch_of, common_arch, cuda_names, cuda_target
 from tvmquant.targets.hwcap import arm_features
 
 
@@ -30,12 +31,18 @@ class Device:
         LLVM names of the instruction-set features that steer the choice of kernels, for example
         ``avx2``, ``avxvnni``, ``avx512vnni``.
     num_cores : int
+    gpu : str
+        Name of the GPU, where it is known: measurements are those of one model.
+    fatbin : tuple of str
+        Further CUDA architectures that there must be machine code for.
     """
 
     name: str
     target_json: str
     features: frozenset[str]
     num_cores: int = 1
+    gpu: str = ""
+    fatbin: tuple[str, ...] = ()
 
     @property
     def target(self) -> tvm.target.Target:
@@ -52,9 +59,17 @@ class Device:
 
     @property
     def cuda(self) -> Arch | None:
-        """Architecture of an NVIDIA GPU; ``None`` for processors."""
+        """What the GPUs that the code is for have in common; ``None`` for processors."""
+        archs = [arch_of(name) for name in self.cuda_archs]
+        return common_arch(archs) if archs else None
+
+    @property
+    def cuda_archs(self) -> tuple[str, ...]:
+        """CUDA architectures that there will be machine code for, lowest first."""
         target = json.loads(self.target_json)
-        return arch_of(target["arch"]) if target["kind"] == "cuda" else None
+        if target["kind"] != "cuda":
+            return ()
+        return tuple(sorted({target["arch"], *self.fatbin}, key=lambda name: arch_of(name).sm))
 
     @property
     def isa(self) -> str:
@@ -80,7 +95,35 @@ class Device:
         """Copy that must not use ``features`` (to test kernels of lesser processors)."""
         target = json.loads(self.target_json)
         target["mattr"] = [*target.get("mattr", []), *(f"-{name}" for name in features)]
-        return Device(self.name, json.dumps(target), self.features - set(features), self.num_cores)
+        left = self.features - set(features)
+        return replace(self, target_json=json.dumps(target), features=left)
+
+    def with_fatbin(self, names: Iterable[str]) -> Device:
+        """Copy with machine code for further CUDA architectures, for example ``sm_90``.
+
+        Kernels are then chosen among those that all of them run without emulation.
+
+        Raises
+        ------
+        TargetError
+            If this is no GPU, or there is no such architecture.
+        """
+        archs = {f"sm_{arch_of(name).sm}": None for name in names}
+        if not self.cuda_archs:
+            raise TargetError(
+                f"a fatbin is for NVIDIA GPUs, not for {self.name}: give a target such as "
+                f"{cuda_names()[0]}"
+            )
+        lowest, *others = replace(self, fatbin=tuple(archs)).cuda_archs
+        # TVM's own checks go by the target's architecture: it is what all of them can do.
+        target = json.loads(self.target_json) | {"arch": lowest}
+        return replace(
+            self,
+            name=f"cuda-{lowest}",
+            target_json=json.dumps(target),
+            features=self.features | {lowest, *others},
+            fatbin=tuple(others),
+        )
 
 
 _STEERING = (

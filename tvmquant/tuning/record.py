@@ -24,7 +24,8 @@ class Processor:
     isa : str
         See :func:`instruction_set`.
     cpu : str
-        LLVM's name of the processor, for example ``znver3``.
+        LLVM's name of the processor, for example ``znver3``; of a GPU what its driver calls it,
+        ``generic`` where that is not known.
     features : tuple of str
         Features that steer the choice of kernels, sorted.
     """
@@ -36,6 +37,9 @@ class Processor:
     @classmethod
     def of(cls, device: Device) -> Processor:
         """The processor of a device."""
+        if device.cuda is not None:
+            cpu = device.gpu or "generic"
+            return cls(instruction_set(device), cpu, tuple(sorted(device.features)))
         target = json.loads(device.target_json)
         # A device that must not use some features is not the processor it runs on.
         cpu = str(target.get("mcpu", "generic")) + "".join(map(str, target.get("mattr", ())))
@@ -43,7 +47,12 @@ class Processor:
 
 
 def instruction_set(device: Device) -> str:
-    """``Device.isa``, the generic one divided by vector unit: ``sse``, ``neon``, ``generic``."""
+    """``Device.isa``, the generic one divided by vector unit: ``sse``, ``neon``, ``generic``.
+
+    GPUs are divided by architecture: ``cuda_sm_90``.
+    """
+    if device.cuda is not None:
+        return f"cuda_{device.cuda.name}"
     if device.isa != "generic":
         return device.isa
     units = {"ssse3": "sse", "neon": "neon"}
