@@ -82,8 +82,99 @@ __device__ __forceinline__ void store_tile(const uint8_t *tile, const Place &pla
   }
 }
 
-// Requantizes and stores. Bytes go through shared memory where channels let several be stored
+// Bias and requantize parameters of two neighbouring channels.
+struct Constants {
+  int offset[2], first[2], second[2];
+};
+
+template <class S>
+__device__ __forceinline__ Constants constants_of(const Place &place, int column,
+                                                  const int *__restrict__ bias,
+                                                  const int *__restrict__ p0,
+                                                  const int *__restrict__ p1) {
+  Constants found;
+#pragma unroll
+  for (int side = 0; side < 2; ++side) {
+    const int inner = place.inner + column + side;
+    const int channel = place.group + (inner < Epilogue<S>::OUTPUTS ? inner : 0);
+    found.offset[side] = bias[channel];
+    found.first[side] = S::PARAMS > 0 ? p0[channel] : 0;
+    found.second[side] = S::PARAMS > 1 ? p1[channel] : 0;
+  }
+  return found;
+}
+
+// Where requantized values go. Bytes go through shared memory where channels let several be stored
 // together (STORE); wider outputs go out in pairs, which fill a sector of 32 bytes.
+template <class S>
+struct Sink {
+  using E = Epilogue<S>;
+  using Out = typename Result<S::FLAVOUR>::Type;
+  struct alignas(2 * sizeof(Out)) Pair {
+    Out values[2];
+  };
+  static constexpr bool STAGED = sizeof(Out) == 1 && S::STORE >= 4;
+  static constexpr bool PAIRED = sizeof(Out) == 4 && E::OUTPUTS % 2 == 0;
+
+  const Place &place;
+  const int *__restrict__ qinfo;
+  const uint8_t *__restrict__ other;
+  Out *__restrict__ out;
+  uint8_t *tile;
+  Range range;
+
+  // Sums, shifted left by SHIFT, of two neighbouring channels of a pixel of the block.
+  template <int SHIFT>
+  __device__ __forceinline__ void put(int left, int right, const Constants &constants, int row,
+                                      int column) const {
+    const int pixel = place.pixel + row, inner = place.inner + column;
+    Pair pair;
+#pragma unroll
+    for (int side = 0; side < 2; ++side) {
+      const int sum = int(unsigned((side ? right : left) >> SHIFT) +
+                          unsigned(constants.offset[side]));
+      pair.values[side] =
+          requantize<S::FLAVOUR>(sum, constants.first[side], constants.second[side], range);
+    }
+    if constexpr (STAGED) {
+      *reinterpret_cast<Pair *>(tile + row * E::PITCH + column) = pair;
+      return;
+    }
+    if (pixel >= E::PIXELS) return;
+    const int64_t to = int64_t(pixel) * S::OUTPUTS + place.group + inner;
+    if constexpr (PAIRED) {
+      if (inner < E::OUTPUTS) *reinterpret_cast<Pair *>(out + to) = pair;
+      return;
+    }
+#pragma unroll
+    for (int side = 0; side < 2; ++side) {
+      if (inner + side >= E::OUTPUTS) continue;
+      if constexpr (S::RESIDUAL != NONE) {
+        pair.values[side] =
+            Addition(qinfo).template sum<S::RESIDUAL>(pair.values[side], other[to + side]);
+      }
+      out[to + side] = pair.values[side];
+    }
+  }
+
+  // When all have been put.
+  __device__ __forceinline__ void finish() const {
+    if constexpr (STAGED) {
+      __syncthreads();
+      store_tile<S>(tile, place, qinfo, other, out);
+    }
+  }
+};
+
+template <class S>
+__device__ __forceinline__ Sink<S> sink(const Place &place, const int *__restrict__ qinfo,
+                                        const uint8_t *__restrict__ other,
+                                        typename Result<S::FLAVOUR>::Type *__restrict__ out,
+                                        uint8_t *tile) {
+  return {place, qinfo, other, out, tile, Range{qinfo[1], qinfo[2], qinfo[3]}};
+}
+
+// Requantizes and stores.
 template <class S, int SHIFT>
 __device__ __forceinline__ void store(
     const int (&acc)[Epilogue<S>::FRAGMENTS_M][Epilogue<S>::FRAGMENTS_N][4], const Place &place,
@@ -91,64 +182,24 @@ __device__ __forceinline__ void store(
     const int *__restrict__ qinfo, const uint8_t *__restrict__ other,
     typename Result<S::FLAVOUR>::Type *__restrict__ out, uint8_t *tile) {
   using E = Epilogue<S>;
-  using Out = typename Result<S::FLAVOUR>::Type;
-  struct alignas(2 * sizeof(Out)) Pair {
-    Out values[2];
-  };
-  constexpr bool STAGED = sizeof(Out) == 1 && S::STORE >= 4;
-  constexpr bool PAIRED = sizeof(Out) == 4 && E::OUTPUTS % 2 == 0;
-  const Range range{qinfo[1], qinfo[2], qinfo[3]};
+  const Sink<S> to = sink<S>(place, qinfo, other, out, tile);
   const int lane = threadIdx.x % 32;
 #pragma unroll
   for (int j = 0; j < E::FRAGMENTS_N; ++j) {
-    const int column = place.column + j * 8 + lane % 4 * 2, inner = place.inner + column;
-    int offset[2], first[2], second[2];
-#pragma unroll
-    for (int side = 0; side < 2; ++side) {
-      const int channel = place.group + (inner + side < E::OUTPUTS ? inner + side : 0);
-      offset[side] = bias[channel];
-      first[side] = S::PARAMS > 0 ? p0[channel] : 0;
-      second[side] = S::PARAMS > 1 ? p1[channel] : 0;
-    }
+    const int column = place.column + j * 8 + lane % 4 * 2;
+    const Constants constants = constants_of<S>(place, column, bias, p0, p1);
 #pragma unroll
     for (int i = 0; i < E::FRAGMENTS_M; ++i) {
       if (S::SLICES > 1 && (i * E::FRAGMENTS_N + j) % S::SLICES != place.slice) continue;
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
-        const int row = place.row + i * 16 + half * 8 + lane / 4, pixel = place.pixel + row;
-        Pair pair;
-#pragma unroll
-        for (int side = 0; side < 2; ++side) {
-          const int sum =
-              int(unsigned(acc[i][j][half * 2 + side] >> SHIFT) + unsigned(offset[side]));
-          pair.values[side] = requantize<S::FLAVOUR>(sum, first[side], second[side], range);
-        }
-        if constexpr (STAGED) {
-          *reinterpret_cast<Pair *>(tile + row * E::PITCH + column) = pair;
-          continue;
-        }
-        if (pixel >= E::PIXELS) continue;
-        const int64_t to = int64_t(pixel) * S::OUTPUTS + place.group + inner;
-        if constexpr (PAIRED) {
-          if (inner < E::OUTPUTS) *reinterpret_cast<Pair *>(out + to) = pair;
-          continue;
-        }
-#pragma unroll
-        for (int side = 0; side < 2; ++side) {
-          if (inner + side >= E::OUTPUTS) continue;
-          if constexpr (S::RESIDUAL != NONE) {
-            pair.values[side] =
-                Addition(qinfo).sum<S::RESIDUAL>(pair.values[side], other[to + side]);
-          }
-          out[to + side] = pair.values[side];
-        }
+        const int row = place.row + i * 16 + half * 8 + lane / 4;
+        to.template put<SHIFT>(acc[i][j][half * 2], acc[i][j][half * 2 + 1], constants, row,
+                               column);
       }
     }
   }
-  if constexpr (STAGED) {
-    __syncthreads();
-    store_tile<S>(tile, place, qinfo, other, out);
-  }
+  to.finish();
 }
 
 }  // namespace tvmquant
