@@ -17,9 +17,8 @@ from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 
-import tvm
-
 from tvmquant.errors import TargetError, TvmQuantError
+from tvmquant.runtime.gpu import cuda_is_loaded, load_cuda
 from tvmquant.runtime.toolchain import find_toolchain, machine
 
 _MODE = "TVM_CUDA_COMPILE_MODE"
@@ -28,8 +27,6 @@ _CALLS = (
     "cuModuleUnload cuTensorMapEncodeTiled"
 ).split()
 _NO_DEVICE = 100
-# Registered by TVM's CUDA runtime: without it modules hold only source.
-_CREATE = "ffi.Module.create.cuda"
 
 
 def _stand_in() -> str:
@@ -50,7 +47,7 @@ def load_runtime() -> None:
     BundleError
         If there is neither a driver nor a C compiler.
     """
-    if tvm.get_global_func(_CREATE, allow_missing=True) is not None:
+    if cuda_is_loaded():
         return
     if not _has_driver():
         with tempfile.TemporaryDirectory() as work:
@@ -60,14 +57,12 @@ def load_runtime() -> None:
             find_toolchain(machine()).run(*options)
             # The loader keeps it, found by its SONAME, when the file is gone.
             ctypes.CDLL(str(library), mode=ctypes.RTLD_GLOBAL)
-    runtime = Path(tvm.__file__).parent / "lib" / "libtvm_runtime_cuda.so"
-    try:
-        ctypes.CDLL(str(runtime), mode=ctypes.RTLD_GLOBAL)
-    except OSError as error:
+    error = load_cuda()
+    if error is not None:
         raise TargetError(
             f"TVM's CUDA runtime cannot be loaded ({error}): install the CUDA toolkit 13, or "
             "python -m pip install nvidia-cuda-runtime, and put its library on LD_LIBRARY_PATH"
-        ) from None
+        )
 
 
 def _has_driver() -> bool:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from tvmquant.errors import BundleError
-from tvmquant.runtime.gpu import cuda_arch, why_no_gpu
+from tvmquant.runtime.gpu import cuda_archs, local_gpu, why_no_gpu
 from tvmquant.runtime.manifest import Manifest, current_versions
 from tvmquant.runtime.save import FORMAT, LIBRARY, MANIFEST, save_folder
 
@@ -102,9 +102,9 @@ def why_not_runnable(manifest: Manifest, library: Path | None = None) -> str | N
             f"it was compiled for {made_for}, this machine is {here}: compile it for this one, or "
             "export it to the device"
         )
-    arch = cuda_arch(manifest)
-    if arch is not None:
-        no_gpu = why_no_gpu(arch)
+    archs = cuda_archs(manifest)
+    if archs:
+        no_gpu = why_no_gpu(archs, local_gpu())
         if no_gpu is not None:
             return no_gpu
     else:

@@ -127,6 +127,8 @@ class Manifest:
         Bytes that a run reserves for activations and outputs.
     edges : tuple of EdgeInfo
         How activations and weights are quantized.
+    cuda_archs : list of str
+        CUDA architectures that there is machine code for.
     """
 
     inputs: tuple[TensorInfo, ...]
@@ -142,6 +144,7 @@ class Manifest:
     expanded_bytes: int = 0
     workspace_bytes: int = 0
     edges: tuple[EdgeInfo, ...] = ()
+    cuda_archs: list[str] = field(default_factory=list)
 
     @property
     def weight_bytes(self) -> int:

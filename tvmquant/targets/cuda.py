@@ -6,8 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
-import tvm
-
 from tvmquant.errors import TargetError
 
 
@@ -31,6 +29,9 @@ class Arch:
         Shared memory that a block may have.
     multiprocessors : int
         Of a typical GPU, to choose tiles by.
+    wgmma : bool
+        Whether four warps together have products of their own, which run beside other
+        instructions. Code for them is code for this architecture alone.
     """
 
     sm: int
@@ -39,11 +40,17 @@ class Arch:
     bits: str
     shared_bytes: int
     multiprocessors: int
+    wgmma: bool = False
 
     @property
     def name(self) -> str:
-        """As nvcc calls it, for example ``sm_80``."""
+        """For example ``sm_80``."""
         return f"sm_{self.sm}"
+
+    @property
+    def compiled(self) -> str:
+        """What nvcc has to make, ``sm_90a`` where the code needs what only this one has."""
+        return self.name + "a" * self.wgmma
 
     @property
     def products(self) -> tuple[str, ...]:
@@ -66,7 +73,7 @@ ARCHES = {
         Arch(80, "A100, A30", True, "xor", 163 << 10, 108),
         Arch(86, "A10, A40, RTX 30", True, "xor", 99 << 10, 72),
         Arch(89, "L4, L40, RTX 40", True, "xor", 99 << 10, 58),
-        Arch(90, "H100, H200", False, "and", 227 << 10, 132),
+        Arch(90, "H100, H200", False, "and", 227 << 10, 132, True),
         Arch(100, "B200", False, "", 227 << 10, 148),
         Arch(120, "RTX 50", False, "", 99 << 10, 84),
     )
@@ -133,10 +140,13 @@ def cuda_target(name: str, host: dict[str, Any]) -> dict[str, Any] | None:
 
 
 def _local_arch() -> Arch:
-    device = tvm.cuda(0)
-    if not device.exist:
+    # Only this one target needs it.
+    from tvmquant.runtime.gpu import local_gpu
+
+    gpu = local_gpu()
+    if gpu is None:
         raise TargetError(
             "this machine has no NVIDIA GPU (or no driver): name an architecture, for example "
             "cuda-sm_80, to compile for another machine"
         )
-    return arch_of("sm_" + str(device.compute_version).replace(".", ""))
+    return arch_of(gpu.arch)

@@ -47,7 +47,9 @@ class Device:
     @property
     def target(self) -> tvm.target.Target:
         """The TVM target."""
-        return tvm.target.Target(json.loads(self.target_json))
+        target = json.loads(self.target_json)
+        arch = self.cuda
+        return tvm.target.Target(target | {"arch": arch.compiled} if arch else target)
 
     @property
     def architecture(self) -> str:
@@ -201,7 +203,14 @@ def get_device(target: Any = "host") -> Device:
 
 def _cuda(name: str, target: dict[str, Any]) -> Device:
     """A GPU, and the processor beside it."""
-    return Device(name, json.dumps(target), frozenset({"cuda", target["arch"]}), _host().num_cores)
+    features, gpu = frozenset({"cuda", target["arch"]}), ""
+    if name == "cuda":
+        # Only this one target needs a GPU.
+        from tvmquant.runtime.gpu import local_gpu
+
+        here = local_gpu()
+        gpu = "" if here is None else here.name
+    return Device(name, json.dumps(target), features, _host().num_cores, gpu)
 
 
 def _tag(name: str) -> tvm.target.Target:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Protocol
@@ -19,13 +19,10 @@ from tvmquant.schedules.space import configured
 from tvmquant.schedules.workload import Kernel, Workload
 from tvmquant.targets.device import Device
 from tvmquant.tuning.data import Case, make_case
+from tvmquant.tuning.timing import seconds_of
 
-# One reading takes at least this long, so that the clock does not matter.
-_READING = 1e-3
-_READINGS = 5
-_ROUNDS = 4
-# A candidate that much slower than the best is not worth more readings.
-_HOPELESS = 1.3
+# What memory is filled with that a kernel must write.
+_GARBAGE = 0xA5
 _FLOAT_TOLERANCE = 1e-3
 
 
@@ -43,11 +40,14 @@ class Built:
     name : str
     args : list of tvm.runtime.Tensor
         Inputs, then outputs.
+    device : tvm.runtime.Device
+        Where they are.
     """
 
     module: Any
     name: str
     args: list[Any]
+    device: Any = field(default_factory=tvm.cpu)
 
 
 class Task(Protocol):
@@ -117,8 +117,10 @@ class Program:
             arrays[: expansion.inputs] = made
         if case.qinfo is not None:
             arrays.append(put(case.qinfo))
-        out = tvm.runtime.empty(self.workload.out_shape, self.workload.out_dtype, device)
-        return Built(module, "kernel", [put(case.x), *arrays, out])
+        # Memory that was freed may hold the right output of another candidate.
+        out = np.empty(self.workload.out_shape, self.workload.out_dtype)
+        out.view(np.uint8).fill(_GARBAGE)
+        return Built(module, "kernel", [put(case.x), *arrays, put(out)], device)
 
 
 @dataclass(frozen=True)
@@ -145,7 +147,7 @@ class Job:
         """As :meth:`Task.build`; all tasks of a workload in a process share their arrays."""
         program = self.program()
         module = compile_module(program.functions, self.device).jit()
-        return program.loaded(module, tvm.cpu())
+        return program.loaded(module, where(self.device))
 
     def program(self) -> Program:
         """The kernel before it is built.
@@ -197,7 +199,7 @@ class Session:
         self._built[number] = built
 
     def time(self, number: int, best: float = math.inf) -> float:
-        """Seconds of one run, caches warm: the smallest of several medians.
+        """Seconds of one run, see :func:`tvmquant.tuning.timing.seconds_of`.
 
         Parameters
         ----------
@@ -205,7 +207,7 @@ class Session:
         best : float
             Time to beat: clearly slower candidates are measured less.
         """
-        return seconds_of(self._built[number], tvm.cpu(), best)
+        return time_of(self._built[number], best)
 
     def drop(self, numbers: list[int]) -> None:
         """Forget candidates."""
@@ -226,21 +228,21 @@ def run_and_check(built: Built, job: Task) -> None:
     _check(results, Path(job.reference), job.exact)
 
 
-def seconds_of(built: Built, device: Any, best: float) -> float:
-    """See :meth:`Session.time`; ``device`` is where the arguments are."""
+def time_of(built: Built, best: float, flush: str = "") -> float:
+    """See :func:`tvmquant.tuning.timing.seconds_of`."""
+    return seconds_of(built.module, built.name, built.args, built.device, best, flush)
 
-    def reading(count: int, repeat: int) -> list[float]:
-        timer = built.module.time_evaluator(built.name, device, number=count, repeat=repeat)
-        return [float(value) for value in timer(*built.args).results]
 
-    once = max(min(reading(1, 3)), 1e-8)
-    count = max(1, math.ceil(_READING / once))
-    smallest = math.inf
-    for _ in range(_ROUNDS):
-        smallest = min(smallest, float(np.median(reading(count, _READINGS))))
-        if smallest > _HOPELESS * best:
-            break
-    return smallest
+def where(device: Device, machine: Any = tvm) -> Any:
+    """The TVM device that arrays of kernels for ``device`` live on.
+
+    Parameters
+    ----------
+    device : Device
+    machine : module or tvm.rpc.RPCSession
+        What makes devices; TVM itself for this machine.
+    """
+    return machine.cpu(0) if device.cuda is None else machine.cuda(0)
 
 
 @lru_cache(maxsize=1)
