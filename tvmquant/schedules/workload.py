@@ -77,7 +77,7 @@ class Workload:
 
     @property
     def out_dtype(self) -> str:
-        """dtype of the output: uint8, int32 or float32."""
+        """Dtype of the output: uint8, int32 or float32."""
         return {"none": "int32", "dequantize": "float32", "float32": "float32"}.get(
             self.requantize, "uint8"
         )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from functools import cached_property
 
 import numpy as np
 from tvm import tirx
@@ -13,6 +12,7 @@ from tvmquant.schedules.bits import lookup, popcount
 from tvmquant.schedules.bits.lookup import LookupNest, LookupPlan
 from tvmquant.schedules.bits.popcount import PopcountNest, PopcountPlan
 from tvmquant.schedules.bits.tables import Tables
+from tvmquant.schedules.emitted import EmittedKernel
 from tvmquant.schedules.linear.emit import emit_prim_func
 from tvmquant.schedules.linear.packing import pack_outputs
 from tvmquant.schedules.registry import register_rule
@@ -33,7 +33,7 @@ _WINOGRAD_MARGIN = 0.8
 
 
 @dataclass(frozen=True)
-class BitsKernel:
+class BitsKernel(EmittedKernel):
     """Convolution or matmul of 1- and 2-bit values with its whole epilogue.
 
     Attributes
@@ -91,17 +91,7 @@ class BitsKernel:
     def pack(
         self, weight: np.ndarray, bias: np.ndarray, params: tuple[np.ndarray, ...]
     ) -> list[np.ndarray]:
-        """Constants of :meth:`prim_func`: weights, bias, requantize parameters, offsets.
-
-        Parameters
-        ----------
-        weight : np.ndarray
-            int8, shape ``workload.w_shape``: ±1, or two's complement of two bits.
-        bias : np.ndarray
-            int32 ``[O]``.
-        params : tuple of np.ndarray
-            Requantize parameters, each ``[O]`` or ``[1]``.
-        """
+        """Constants of :meth:`prim_func`: weights, bias, requantize parameters, offsets."""
         plan = self.plan
         outputs, lanes = plan.input.geometry.out_channels, plan.tiling.group_lanes
         arrays = [plan.pack(weight)]
@@ -110,14 +100,10 @@ class BitsKernel:
             arrays.append(plan.offsets)
         return arrays
 
-    @cached_property
-    def _prim_func(self) -> tirx.PrimFunc:
+    def emit(self) -> tirx.PrimFunc:
+        """Make ``(x, weights, bias, *params, [offsets], qinfo, [other], out)``."""
         nest = PopcountNest if isinstance(self.plan, PopcountPlan) else LookupNest
         return emit_prim_func(self.plan, self.name, nest)
-
-    def prim_func(self) -> tirx.PrimFunc:
-        """Return the PrimFunc ``(x, weights, bias, *params, [offsets], qinfo, [other], out)``."""
-        return self._prim_func
 
 
 def plans(workload: Workload, device: Device) -> Iterator[PopcountPlan | LookupPlan]:

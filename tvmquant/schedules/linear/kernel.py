@@ -8,6 +8,7 @@ from functools import cached_property
 import numpy as np
 from tvm import tirx
 
+from tvmquant.schedules.emitted import FusedKernel
 from tvmquant.schedules.linear import isa as instruction_sets
 from tvmquant.schedules.linear import tiling
 from tvmquant.schedules.linear.cost import cycles
@@ -24,7 +25,7 @@ from tvmquant.targets.device import Device
 
 
 @dataclass(frozen=True)
-class DenseKernel:
+class DenseKernel(FusedKernel):
     """Register-tiled convolution or matmul with its whole epilogue.
 
     Attributes
@@ -111,24 +112,10 @@ class DenseKernel:
         """Half cycles that the model of the inner loop expects."""
         return self._space.get(Sizes(**config), float("inf"))
 
-    def with_residual(self, form: str) -> DenseKernel:
-        """The same kernel with a residual addition in its epilogue."""
-        return replace(self, workload=replace(self.workload, residual=form))
-
     def pack(
         self, weight: np.ndarray, bias: np.ndarray, params: tuple[np.ndarray, ...]
     ) -> list[np.ndarray]:
-        """Constants of :meth:`prim_func`, in its order.
-
-        Parameters
-        ----------
-        weight : np.ndarray
-            int8, shape ``workload.w_shape``, values within ``workload.w_bits`` bits.
-        bias : np.ndarray
-            int32 ``[O]``.
-        params : tuple of np.ndarray
-            Requantize parameters, each ``[O]`` or ``[1]``.
-        """
+        """Constants of :meth:`prim_func`, in its order."""
         plan = self.plan
         g = plan.input.geometry
         packed = pack_weights(weight, self.workload.w_bits, plan.input, plan.tiling.blocks)
@@ -141,13 +128,9 @@ class DenseKernel:
             arrays.append(border_sums(weight, plan.input, plan.tiling.group_lanes))
         return arrays
 
-    @cached_property
-    def _prim_func(self) -> tirx.PrimFunc:
+    def emit(self) -> tirx.PrimFunc:
+        """Of :func:`tvmquant.schedules.linear.emit.emit_prim_func`."""
         return emit_prim_func(self.plan, self.name)
-
-    def prim_func(self) -> tirx.PrimFunc:
-        """Return the PrimFunc of :func:`tvmquant.schedules.linear.emit.emit_prim_func`."""
-        return self._prim_func
 
 
 @register_rule("conv2d", 0)

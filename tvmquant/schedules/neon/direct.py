@@ -9,6 +9,7 @@ from functools import cached_property
 import numpy as np
 from tvm import tirx
 
+from tvmquant.schedules.emitted import FusedKernel
 from tvmquant.schedules.linear.geometry import Geometry
 from tvmquant.schedules.linear.tiling import Sizes
 from tvmquant.schedules.neon import tiling
@@ -67,7 +68,7 @@ def make_step(name: str, workload: Workload, compact: bool = False) -> Step | No
 
 
 @dataclass(frozen=True)
-class DirectKernel:
+class DirectKernel(FusedKernel):
     """Register-tiled convolution or matmul with its whole epilogue.
 
     Attributes
@@ -192,37 +193,19 @@ class DirectKernel:
         name = numbers.pop("step")
         return self._space.get((name, Sizes(**numbers)), float("inf"))
 
-    def with_residual(self, form: str) -> DirectKernel:
-        """The same kernel with a residual addition in its epilogue."""
-        return replace(self, workload=replace(self.workload, residual=form))
-
     def pack(
         self, weight: np.ndarray, bias: np.ndarray, params: tuple[np.ndarray, ...]
     ) -> list[np.ndarray]:
-        """Constants of :meth:`prim_func`: weights, bias, requantize parameters.
-
-        Parameters
-        ----------
-        weight : np.ndarray
-            int8, shape ``workload.w_shape``, values within ``workload.w_bits`` bits.
-        bias : np.ndarray
-            int32 ``[O]``.
-        params : tuple of np.ndarray
-            Requantize parameters, each ``[O]`` or ``[1]``.
-        """
+        """Constants of :meth:`prim_func`: weights, bias, requantize parameters."""
         plan = self.plan
         packed = plan.order(weight)
         if plan.expands:
             packed = pack_codes(packed, plan.stored_bits)
         return [packed, plan.bias(weight, bias), *(plan.outputs(values) for values in params)]
 
-    @cached_property
-    def _prim_func(self) -> tirx.PrimFunc:
+    def emit(self) -> tirx.PrimFunc:
+        """Make ``(x, weights, bias, *params, qinfo, out)``."""
         return emit_prim_func(self.plan, self.name)
-
-    def prim_func(self) -> tirx.PrimFunc:
-        """Return the PrimFunc ``(x, weights, bias, *params, qinfo, out)``."""
-        return self._prim_func
 
     @cached_property
     def _expansion(self) -> Expansion | None:

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 import numpy as np
 
 from tvmquant.reference import wrap_int32
-
 from tvmquant.schedules.neon.bits import Count
 from tvmquant.schedules.neon.lookup import Lookup
 from tvmquant.schedules.neon.packing import packed_size

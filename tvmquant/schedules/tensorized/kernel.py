@@ -9,6 +9,7 @@ from functools import cached_property
 import numpy as np
 from tvm import s_tir, tirx
 
+from tvmquant.schedules.emitted import EmittedKernel
 from tvmquant.schedules.registry import register_rule
 from tvmquant.schedules.space import Config, ConfigError
 from tvmquant.schedules.tensorized import intrinsic
@@ -19,7 +20,7 @@ from tvmquant.targets.device import Device
 
 
 @dataclass(frozen=True)
-class TensorizedKernel:
+class TensorizedKernel(EmittedKernel):
     """8-bit convolution scheduled by a trace.
 
     Attributes
@@ -68,12 +69,8 @@ class TensorizedKernel:
         """Name of the tensor intrinsic, registered by now."""
         return intrinsic.register(self.isa)
 
-    def prim_func(self) -> tirx.PrimFunc:
-        """``(x, weights, bias, multiplier, qinfo, out)``."""
-        return self._prim_func
-
-    @cached_property
-    def _prim_func(self) -> tirx.PrimFunc:
+    def emit(self) -> tirx.PrimFunc:
+        """Make ``(x, weights, bias, multiplier, qinfo, out)``."""
         func = self.definition
         if self.trace:
             intrinsic.register(self.isa)

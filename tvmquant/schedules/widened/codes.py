@@ -9,8 +9,8 @@ from tvm import tirx
 from tvm.script.ir_builder import IRBuilder
 from tvm.tirx.script import builder as T
 
-from tvmquant.schedules.linear.tir import Expr, broadcast, cast, i64, load, splat, store
 from tvmquant.schedules.functions import argument, mark
+from tvmquant.schedules.linear.tir import Expr, broadcast, cast, i64, load, splat, store
 
 # Bytes of codes that are widened at once; the codes of their weights lie that far apart.
 LANES = 16

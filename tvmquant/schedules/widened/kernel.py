@@ -12,6 +12,7 @@ from functools import cached_property
 import numpy as np
 from tvm import tirx
 
+from tvmquant.schedules.emitted import EmittedKernel
 from tvmquant.schedules.linear.kernel import DenseKernel, dense
 from tvmquant.schedules.registry import register_rule
 from tvmquant.schedules.space import Config
@@ -26,7 +27,7 @@ _LEAST_PIXELS = 8
 
 
 @dataclass(frozen=True)
-class WidenedKernel:
+class WidenedKernel(EmittedKernel):
     """A direct kernel of 8-bit weights for a layer of fewer bits.
 
     Attributes
@@ -57,13 +58,9 @@ class WidenedKernel:
         weights, *others = self.inner.pack(weight, bias, params)
         return [pack_codes(weights, self.workload.w_bits), *others]
 
-    @cached_property
-    def _prim_func(self) -> tirx.PrimFunc:
-        return self.inner.prim_func().with_attr("global_symbol", self.name)
-
-    def prim_func(self) -> tirx.PrimFunc:
+    def emit(self) -> tirx.PrimFunc:
         """The inner kernel's PrimFunc."""
-        return self._prim_func
+        return self.inner.prim_func().with_attr("global_symbol", self.name)
 
     @cached_property
     def _expansion(self) -> Expansion:

@@ -14,11 +14,11 @@ from tvm import tirx
 from tvm.script.ir_builder import IRBuilder
 from tvm.tirx.script import builder as T
 
+from tvmquant.schedules.functions import argument, flat, mark
 from tvmquant.schedules.linear.epilogue import PARAM_DTYPES, Epilogue, make_epilogue
 from tvmquant.schedules.linear.tir import Expr, i64
 from tvmquant.schedules.winograd.emit_output import OutputTransform
 from tvmquant.schedules.winograd.emit_products import Products
-from tvmquant.schedules.functions import argument, flat, mark
 from tvmquant.schedules.winograd.nest import Nest
 from tvmquant.schedules.winograd.plan import Plan
 
@@ -72,4 +72,3 @@ class _Nest(Nest):
         output = OutputTransform(plan, sums, results, self.centre, self.bias, self.epilogue)
         with T.serial(count) as index:
             output.emit(T.bind(first + index), index, channel_block)
-

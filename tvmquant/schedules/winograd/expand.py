@@ -8,6 +8,7 @@ from tvm import tirx
 from tvm.script.ir_builder import IRBuilder
 from tvm.tirx.script import builder as T
 
+from tvmquant.schedules.functions import argument, flat, mark
 from tvmquant.schedules.linear.tir import (
     Expr,
     Register,
@@ -18,7 +19,6 @@ from tvmquant.schedules.linear.tir import (
     store,
 )
 from tvmquant.schedules.winograd.algorithms import Axis
-from tvmquant.schedules.functions import argument, flat, mark
 from tvmquant.schedules.winograd.packing import packed_vectors
 from tvmquant.schedules.winograd.plan import Plan
 from tvmquant.schedules.winograd.values import wrapping

@@ -8,6 +8,7 @@ from functools import cached_property
 import numpy as np
 from tvm import tirx
 
+from tvmquant.schedules.emitted import PlannedKernel
 from tvmquant.schedules.linear.packing import pack_outputs
 from tvmquant.schedules.registry import register_rule
 from tvmquant.schedules.space import Config, ConfigError, integers
@@ -26,7 +27,7 @@ _GAIN = 1.1
 
 
 @dataclass(frozen=True)
-class WinogradKernel:
+class WinogradKernel(PlannedKernel):
     """Exact integer Winograd convolution with its whole epilogue.
 
     Attributes
@@ -36,11 +37,6 @@ class WinogradKernel:
     """
 
     plan: Plan
-
-    @property
-    def workload(self) -> Workload:
-        """3×3 ``conv2d`` of stride 1."""
-        return self.plan.workload
 
     @property
     def name(self) -> str:
@@ -65,29 +61,14 @@ class WinogradKernel:
     def pack(
         self, weight: np.ndarray, bias: np.ndarray, params: tuple[np.ndarray, ...]
     ) -> list[np.ndarray]:
-        """Weights for the expansion, then centre, bias and requantize parameters.
-
-        Parameters
-        ----------
-        weight : np.ndarray
-            int8 ``[O, 3, 3, C]``, values within ``workload.w_bits`` bits and sums of magnitudes
-            within ``workload.max_abs_sum``.
-        bias : np.ndarray
-            int32 ``[O]``.
-        params : tuple of np.ndarray
-            Requantize parameters, each ``[O]`` or ``[1]``.
-        """
+        """Weights for the expansion, then centre, bias and requantize parameters."""
         plan = self.plan
         padded = [pack_outputs(p, plan.outputs, 1, plan.padded_outputs) for p in params]
         return [pack_weights(weight, plan), *pack_biases(weight, bias, plan), *padded]
 
-    @cached_property
-    def _prim_func(self) -> tirx.PrimFunc:
+    def emit(self) -> tirx.PrimFunc:
+        """Make ``(x, weights, [offsets], centre, bias, *params, qinfo, [other], out)``."""
         return emit_prim_func(self.plan, self.name)
-
-    def prim_func(self) -> tirx.PrimFunc:
-        """Return ``(x, weights, [offsets], centre, bias, *params, qinfo, [other], out)``."""
-        return self._prim_func
 
     @cached_property
     def _expansion(self) -> Expansion:
@@ -116,11 +97,6 @@ class WinogradKernel:
         if smallest is None or block % rows:
             raise ConfigError(f"{self.name} cannot have the sizes {dict(config)}")
         return replace(self, plan=replace(smallest, rows=rows, vectors=vectors, block=block))
-
-    def with_residual(self, form: str) -> WinogradKernel:
-        """The same kernel with a residual addition in its epilogue."""
-        workload = replace(self.workload, residual=form)
-        return replace(self, plan=replace(self.plan, workload=workload))
 
     @property
     def cycles(self) -> float:

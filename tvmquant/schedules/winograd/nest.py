@@ -12,9 +12,9 @@ from typing import Any
 
 from tvm.tirx.script import builder as T
 
+from tvmquant.schedules.functions import loop
 from tvmquant.schedules.linear.tir import Expr, i64
 from tvmquant.schedules.winograd.emit_input import InputTransform
-from tvmquant.schedules.functions import loop
 from tvmquant.schedules.winograd.plan import PIECES
 
 

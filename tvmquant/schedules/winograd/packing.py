@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 
 from tvmquant.reference import wrap_int32
-
 from tvmquant.schedules.linear.packing import pack_outputs
 from tvmquant.schedules.winograd.plan import Plan
 

@@ -6,11 +6,11 @@ from dataclasses import asdict, dataclass, fields, replace
 from functools import cached_property
 
 import numpy as np
-
-from tvmquant.reference import wrap_int32
 from tvm import tirx
 
+from tvmquant.reference import wrap_int32
 from tvmquant.schedules.depthwise.packing import pack_channels, pack_weight
+from tvmquant.schedules.emitted import FusedKernel
 from tvmquant.schedules.neon.depthwise.chains import Form
 from tvmquant.schedules.neon.depthwise.cost import cost
 from tvmquant.schedules.neon.depthwise.dots import Dots
@@ -30,7 +30,7 @@ _STEPS = {
 
 
 @dataclass(frozen=True)
-class DepthwiseNeonKernel:
+class DepthwiseNeonKernel(FusedKernel):
     """Depthwise convolution on blocks of 16 channels.
 
     Attributes
@@ -92,24 +92,10 @@ class DepthwiseNeonKernel:
         """Estimate for a core that starts one vector operation in each."""
         return cost(self.plan, self.form)
 
-    def with_residual(self, form: str) -> DepthwiseNeonKernel:
-        """The same kernel with a residual addition in its epilogue."""
-        return replace(self, workload=replace(self.workload, residual=form))
-
     def pack(
         self, weight: np.ndarray, bias: np.ndarray, params: tuple[np.ndarray, ...]
     ) -> list[np.ndarray]:
-        """Constants of :meth:`prim_func`: weights, bias of both colours, requantize parameters.
-
-        Parameters
-        ----------
-        weight : np.ndarray
-            int8, shape ``workload.w_shape``, values within ``workload.w_bits`` bits.
-        bias : np.ndarray
-            int32 ``[O]``.
-        params : tuple of np.ndarray
-            Requantize parameters, each ``[O]`` or ``[1]``.
-        """
+        """Constants of :meth:`prim_func`: weights, bias of both colours, requantize parameters."""
         order = np.arange(WIDTH)
         biases = []
         for colour in range(self.form.colours):
@@ -119,13 +105,9 @@ class DepthwiseNeonKernel:
         packed = pack_weight(weight, self.workload.w_bits, self.plan)
         return [packed, np.stack(biases), *constants]
 
-    @cached_property
-    def _prim_func(self) -> tirx.PrimFunc:
+    def emit(self) -> tirx.PrimFunc:
+        """Make ``(x, weight, bias, *params, qinfo, [other], out)``."""
         return emit_prim_func(self.plan, self.form, self.name)
-
-    def prim_func(self) -> tirx.PrimFunc:
-        """Return the PrimFunc ``(x, weight, bias, *params, qinfo, [other], out)``."""
-        return self._prim_func
 
     def configs(self) -> list[Config]:
         """Steps, bands and tiles worth trying, the default first."""

@@ -8,6 +8,7 @@ from functools import cached_property
 import numpy as np
 from tvm import tirx
 
+from tvmquant.schedules.emitted import PlannedKernel
 from tvmquant.schedules.linear.packing import pack_outputs
 from tvmquant.schedules.neon.direct import direct
 from tvmquant.schedules.neon.winograd.emit import emit_prim_func
@@ -24,7 +25,7 @@ _GAIN = 1.1
 
 
 @dataclass(frozen=True)
-class NeonWinogradKernel:
+class NeonWinogradKernel(PlannedKernel):
     """Exact integer Winograd convolution with its whole epilogue.
 
     Attributes
@@ -37,11 +38,6 @@ class NeonWinogradKernel:
 
     plan: Plan
     isa: str = "neon"
-
-    @property
-    def workload(self) -> Workload:
-        """3×3 ``conv2d`` of stride 1."""
-        return self.plan.workload
 
     @property
     def name(self) -> str:
@@ -67,37 +63,17 @@ class NeonWinogradKernel:
         chunks = f"{self.plan.chunks}" if self.plan.chunks > 1 else ""
         return (f"f{self.plan.algorithm.size}", self.plan.operands.name + chunks, "neon")
 
-    def with_residual(self, form: str) -> NeonWinogradKernel:
-        """The same kernel with a residual addition in its epilogue."""
-        workload = replace(self.workload, residual=form)
-        return replace(self, plan=replace(self.plan, workload=workload))
-
     def pack(
         self, weight: np.ndarray, bias: np.ndarray, params: tuple[np.ndarray, ...]
     ) -> list[np.ndarray]:
-        """Weights for the expansion, then centre, bias and requantize parameters.
-
-        Parameters
-        ----------
-        weight : np.ndarray
-            int8 ``[O, 3, 3, C]``, values within ``workload.w_bits`` bits and sums of magnitudes
-            within ``workload.max_abs_sum``.
-        bias : np.ndarray
-            int32 ``[O]``.
-        params : tuple of np.ndarray
-            Requantize parameters, each ``[O]`` or ``[1]``.
-        """
+        """Weights for the expansion, then centre, bias and requantize parameters."""
         plan = self.plan
         padded = [pack_outputs(p, plan.outputs, 1, plan.padded_outputs) for p in params]
         return [pack_weights(weight, plan), *plan.biases(weight, bias), *padded]
 
-    @cached_property
-    def _prim_func(self) -> tirx.PrimFunc:
+    def emit(self) -> tirx.PrimFunc:
+        """Make ``(x, weights, centre, bias, *params, qinfo, out)``."""
         return emit_prim_func(self.plan, self.name)
-
-    def prim_func(self) -> tirx.PrimFunc:
-        """Return ``(x, weights, centre, bias, *params, qinfo, out)``."""
-        return self._prim_func
 
     @cached_property
     def _expansion(self) -> Expansion:
