@@ -9,7 +9,8 @@ from kernel_tools import expected, make_data
 from test_schedules_cuda import LAYERS, conv
 
 from tvmquant.schedules.cuda.kernel import tensor_core_kernel
-from tvmquant.schedules.cuda.plan import choose, products_of
+from tvmquant.schedules.cuda.candidates import choose
+from tvmquant.schedules.cuda.plan import products_of
 from tvmquant.schedules.space import ConfigError
 from tvmquant.schedules.workload import Workload
 from tvmquant.targets.cuda import ARCHES, arch_of
@@ -19,7 +20,8 @@ DEEP = Workload("matmul", (18, 600), (44, 600))
 
 def traits(config, sliced_only):
     """What a configuration is an example of."""
-    found = {(name, config[name]) for name in ("product", "stages", "slices", "block_k")}
+    names = ("product", "packed", "stages", "slices", "splits", "block_k")
+    found = {(name, config[name]) for name in names}
     if not sliced_only:
         for axis in "mn":
             found.add((axis, config[f"block_{axis}"], config[f"warp_{axis}"]))

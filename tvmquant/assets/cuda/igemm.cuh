@@ -2,9 +2,11 @@
 // over the taps and input channels. A matrix product is the convolution of one tap.
 //
 // A block computes BLOCK_M x BLOCK_N outputs, a warp WARP_M x WARP_N of them. K goes through
-// shared memory in STAGES slots of BLOCK_K elements. Activations lie there as bytes, whatever
-// their bits, 16-byte chunks of a row swapped so that ldmatrix meets no bank twice. Weights were
-// packed in the order of the fragments: a slot is one contiguous piece of global memory.
+// shared memory in STAGES slots of BLOCK_K bytes a row, 16-byte chunks of a row swapped so that
+// ldmatrix meets no bank twice. A byte is an activation, whatever its bits, and they are packed
+// behind ldmatrix; or another kernel packed them before, and a byte holds as many as it can.
+// STEP_K are the bytes of a product of fragments and W_BITS the bits of weights for a byte.
+// Weights were packed in the order of the fragments: a slot is one contiguous piece of memory.
 //
 // Where outputs are few, SLICES sets of warps have a part of every slot each and add their sums.
 #ifndef TVMQUANT_IGEMM
@@ -14,7 +16,7 @@
 
 namespace tvmquant {
 
-// Fragments of activations: BYTES_A_STEP bytes of K of 16 rows, packed to 8 words a row.
+// Fragments of activations: STEP_K bytes of 16 rows, packed to 8 words a row.
 template <class S>
 __device__ __forceinline__ void load_rows(unsigned (&a)[4], const uint8_t *slot, int first, int k) {
   const int lane = threadIdx.x % 32;
@@ -54,19 +56,38 @@ __device__ __forceinline__ void multiply(int (&c)[4], const unsigned (&a)[4],
 }
 
 template <class S>
-__device__ __forceinline__ void igemm(const uint8_t *__restrict__ x, const uint8_t *__restrict__ w,
-                                      const int *__restrict__ bias, const int *__restrict__ p0,
-                                      const int *__restrict__ p1, const int *__restrict__ qinfo,
-                                      const uint8_t *__restrict__ other,
-                                      typename Result<S::FLAVOUR>::Type *__restrict__ out,
-                                      uint8_t *shared) {
+struct Weights {
+  static constexpr bool UNPACKED = S::PRODUCT == U8S8 && S::W_BITS < 8;
+  // Sums are larger by 2^SHIFT.
+  static constexpr int SHIFT = !UNPACKED ? 0 : S::W_BITS == 4 ? 4 : 6;
+};
+
+// Set bits of the words of a row: pairs of equal bits count two, what is left goes on.
+struct Ones {
+  int pairs = 0;
+  unsigned rest = 0;
+
+  __device__ __forceinline__ void add(unsigned a, unsigned b) {
+    pairs += __popc((rest & a) | (rest & b) | (a & b));
+    rest ^= a ^ b;
+  }
+  __device__ __forceinline__ int sum() const { return 2 * pairs + __popc(rest); }
+};
+
+template <class S>
+using Sums = int[Epilogue<S>::FRAGMENTS_M][Epilogue<S>::FRAGMENTS_N][4];
+
+// Sums of a block over the iterations from FIRST on; the slots are free then.
+template <class S>
+__device__ __forceinline__ Place sums_of_block(Sums<S> &acc, const uint8_t *__restrict__ x,
+                                               const uint8_t *__restrict__ w, int zero_point,
+                                               int first, int count, uint8_t *shared) {
   constexpr int FRAGMENTS_M = S::WARP_M / 16, FRAGMENTS_N = S::WARP_N / 8;
   constexpr int WARPS_N = S::BLOCK_N / S::WARP_N, WARPS = S::THREADS / 32 / S::SLICES;
   constexpr int ITERATIONS = (Loader<S>::DEPTH + S::BLOCK_K - 1) / S::BLOCK_K;
   constexpr int STEPS = S::BLOCK_K / S::STEP_K / S::SLICES;
-  constexpr int OUTPUTS = S::OUTPUTS / S::GROUPS;
+  constexpr int OUTPUTS = Epilogue<S>::OUTPUTS;
   constexpr int BLOCKS_N = (OUTPUTS + S::BLOCK_N - 1) / S::BLOCK_N;
-  constexpr bool UNPACKED = S::PRODUCT == U8S8 && S::W_BITS < 8;
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32 % WARPS;
   const int slice = S::SLICES > 1 ? threadIdx.x / 32 / WARPS : 0;
   const int warp_m = warp / WARPS_N, warp_n = warp % WARPS_N;
@@ -74,16 +95,16 @@ __device__ __forceinline__ void igemm(const uint8_t *__restrict__ x, const uint8
   const int block_n = blockIdx.x % BLOCKS_N, block_m = blockIdx.x / BLOCKS_N;
   const int group = blockIdx.y;
 
-  const Loader<S> loader(x, block_m, group, qinfo[0]);
+  const Loader<S> loader(x, block_m, group, zero_point);
   const uint8_t *weights =
       w + int64_t(group * BLOCKS_N + block_n) * ITERATIONS * Shared<S>::W;
   uint8_t *const xs = shared, *const ws = shared + S::STAGES * Shared<S>::X;
 
-  auto fetch = [&](int iteration) {
-    if (iteration < ITERATIONS) {
-      const int slot = iteration % S::STAGES;
-      loader.load(xs + slot * Shared<S>::X, iteration);
-      const uint8_t *from = weights + int64_t(iteration) * Shared<S>::W;
+  auto fetch = [&](int turn) {
+    if (turn < count) {
+      const int slot = turn % S::STAGES;
+      loader.load(xs + slot * Shared<S>::X, first + turn);
+      const uint8_t *from = weights + int64_t(first + turn) * Shared<S>::W;
 #pragma unroll
       for (int i = 0; i < (Shared<S>::W / 16 + S::THREADS - 1) / S::THREADS; ++i) {
         const int at = (i * S::THREADS + threadIdx.x) * 16;
@@ -95,16 +116,15 @@ __device__ __forceinline__ void igemm(const uint8_t *__restrict__ x, const uint8
     copy_commit();
   };
 
-  int acc[FRAGMENTS_M][FRAGMENTS_N][4] = {};
-  int ones[FRAGMENTS_M][2] = {};  // set bits of the rows, where products are ANDs
+  Ones ones[FRAGMENTS_M][2];  // of the rows, where products are ANDs
 #pragma unroll
   for (int i = 0; i < S::STAGES - 1; ++i) fetch(i);
 
-  for (int iteration = 0; iteration < ITERATIONS; ++iteration) {
+  for (int turn = 0; turn < count; ++turn) {
     copy_wait<S::STAGES - 2>();
     __syncthreads();
-    fetch(iteration + S::STAGES - 1);
-    const int slot = iteration % S::STAGES;
+    fetch(turn + S::STAGES - 1);
+    const int slot = turn % S::STAGES;
     const uint8_t *const tile = xs + slot * Shared<S>::X;
     const unsigned *const words = reinterpret_cast<const unsigned *>(ws + slot * Shared<S>::W);
 #pragma unroll
@@ -118,7 +138,7 @@ __device__ __forceinline__ void igemm(const uint8_t *__restrict__ x, const uint8
 #pragma unroll
       for (int j = 0; j < FRAGMENTS_N; ++j) {
         const int column = warp_n * FRAGMENTS_N + j;
-        if constexpr (UNPACKED) {
+        if constexpr (Weights<S>::UNPACKED) {
           // A word has the weights of SHARED steps.
           constexpr int SHARED = 4 / S::W_BITS;
           const int at = (slice * (STEPS / SHARED) + step / SHARED) * (S::BLOCK_N / 8) + column;
@@ -138,8 +158,8 @@ __device__ __forceinline__ void igemm(const uint8_t *__restrict__ x, const uint8
 #pragma unroll
         for (int j = 0; j < FRAGMENTS_N; ++j) multiply<S>(acc[i][j], a[i], b[j]);
         if constexpr (S::PRODUCT == BITS_AND) {
-          ones[i][0] += __popc(a[i][0]) + __popc(a[i][2]);
-          ones[i][1] += __popc(a[i][1]) + __popc(a[i][3]);
+          ones[i][0].add(a[i][0], a[i][2]);
+          ones[i][1].add(a[i][1], a[i][3]);
         }
       }
     }
@@ -152,7 +172,7 @@ __device__ __forceinline__ void igemm(const uint8_t *__restrict__ x, const uint8
     for (int i = 0; i < FRAGMENTS_M; ++i) {
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
-        int sum = ones[i][half];
+        int sum = ones[i][half].sum();
         sum += __shfl_xor_sync(0xFFFFFFFFu, sum, 1);
         sum += __shfl_xor_sync(0xFFFFFFFFu, sum, 2);
 #pragma unroll
@@ -164,14 +184,26 @@ __device__ __forceinline__ void igemm(const uint8_t *__restrict__ x, const uint8
     }
   }
 
-  constexpr int SHIFT = !UNPACKED ? 0 : S::W_BITS == 4 ? 4 : 6;
   const Place place{block_m * S::BLOCK_M, block_n * S::BLOCK_N, group * OUTPUTS,
                     warp_m * S::WARP_M,   warp_n * S::WARP_N,   slice,
                     warp};
   __syncthreads();  // the slots have been read: their memory is free
   if constexpr (S::SLICES > 1) add_slices<S>(acc, place, shared);
+  return place;
+}
+
+template <class S>
+__device__ __forceinline__ void igemm(const uint8_t *__restrict__ x, const uint8_t *__restrict__ w,
+                                      const int *__restrict__ bias, const int *__restrict__ p0,
+                                      const int *__restrict__ p1, const int *__restrict__ qinfo,
+                                      const uint8_t *__restrict__ other,
+                                      typename Result<S::FLAVOUR>::Type *__restrict__ out,
+                                      uint8_t *shared) {
+  constexpr int ITERATIONS = (Loader<S>::DEPTH + S::BLOCK_K - 1) / S::BLOCK_K;
+  Sums<S> acc = {};
+  const Place place = sums_of_block<S>(acc, x, w, qinfo[0], 0, ITERATIONS, shared);
   uint8_t *const tile = shared + Epilogue<S>::PARTS;
-  store<S, SHIFT>(acc, place, bias, p0, p1, qinfo, other, out, tile);
+  store<S, Weights<S>::SHIFT>(acc, place, bias, p0, p1, qinfo, other, out, tile);
 }
 
 }  // namespace tvmquant

@@ -33,6 +33,8 @@ struct Offset<false> {
 };
 
 // Brings activations of a slot in. A thread has one vector of VECTOR bytes of every STEP-th row.
+// PACKED activations (pack.cuh) are bytes like any, that hold several channels each: behind the
+// last pixel lie one of padding and then zeros, so that all of them are copied.
 template <class S>
 struct Loader {
   static constexpr int THREADS = S::THREADS;
@@ -49,7 +51,8 @@ struct Loader {
 
   // Offset of the first tap in the input, which may lie before its image, and its coordinates.
   static constexpr int64_t BYTES = int64_t(S::BATCH) * S::HEIGHT * S::WIDTH * S::CHANNELS;
-  using Index = typename Offset<(BYTES < int64_t(1) << 32)>::Type;
+  static constexpr int BEHIND = S::PACKED ? CHANNELS + 16 : 0;
+  using Index = typename Offset<(BYTES + BEHIND < int64_t(1) << 32)>::Type;
   struct Row {
     Index offset;
     int top, left;
@@ -86,11 +89,12 @@ struct Loader {
 
   __device__ __forceinline__ void load(uint8_t *slot, int iteration) const {
     const int k = iteration * S::BLOCK_K + vector * S::VECTOR;
-    const int tap = k / CHANNELS, channel = k % CHANNELS;
+    const int tap = DEPTH > CHANNELS ? k / CHANNELS : 0, channel = k - tap * CHANNELS;
     const int dh = tap / S::KERNEL_W * S::DILATION_H, dw = tap % S::KERNEL_W * S::DILATION_W;
     const Index first = Index(first_channel + (dh * S::WIDTH + dw) * S::CHANNELS + channel);
     // Weights beyond the last tap are zero; single bits have no zero, so the input must be.
     const unsigned word = k < DEPTH ? padding : 0;
+    const Index outside = Index(BYTES + (k < DEPTH ? channel : CHANNELS));
 #pragma unroll(KEPT ? ROWS : 4)
     for (int i = 0; i < ROWS; ++i) {
       const Row at = KEPT ? rows[KEPT ? i : 0] : find(i);
@@ -99,7 +103,9 @@ struct Loader {
       const int h = at.top + dh, w = at.left + dw;
       const bool inside = unsigned(h) < unsigned(S::HEIGHT) && unsigned(w) < unsigned(S::WIDTH);
       const uint8_t *from = x + Index(first + at.offset);
-      if constexpr (KEPT) {
+      if constexpr (S::PACKED) {
+        copy_async<S::VECTOR>(to, inside && k < DEPTH ? from : x + outside);
+      } else if constexpr (KEPT) {
         if (inside && k < DEPTH) {
           copy_async<S::VECTOR>(to, from);
         } else {

@@ -26,7 +26,7 @@ def geometry(workload: Workload) -> dict[str, int]:
     _, oh, ow, _ = (1, 1, *w.out_shape) if matmul else w.out_shape
     steps = (*(w.strides or (1, 1)), *(w.dilation or (1, 1)), *(w.padding or (0, 0))[:2], w.groups)
     layer = (batch, height, width, channels, outputs, kh, kw, oh, ow)
-    return dict(zip([*_LAYER, *_STEPS], (*layer, *steps)))
+    return {**dict(zip([*_LAYER, *_STEPS], (*layer, *steps))), "PACKED": 0}
 
 
 def definition(name: str, arguments: Sequence[tuple[str, str]], call: str) -> str:

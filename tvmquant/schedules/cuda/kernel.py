@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -10,29 +9,14 @@ from typing import Any
 import numpy as np
 
 from tvmquant.reference import wrap_int32
-from tvmquant.schedules.cuda.geometry import (
-    definition,
-    flavours,
-    geometry,
-    name_of,
-    requantize_arguments,
-    residual_argument,
-    channel_constants,
-    integer_arguments,
-)
-from tvmquant.schedules.cuda.launch import Launch
+from tvmquant.schedules.cuda.candidates import choose, plans
+from tvmquant.schedules.cuda.estimate import estimate
+from tvmquant.schedules.cuda.geometry import channel_constants, name_of
+from tvmquant.schedules.cuda.launch import Launch, program
 from tvmquant.schedules.cuda.packing import pack_weights
-from tvmquant.schedules.cuda.plan import (
-    SIZES,
-    Plan,
-    choose,
-    estimate,
-    plans,
-    rows_of,
-    vector_of,
-)
-from tvmquant.schedules.cuda.source import settings, with_headers
-from tvmquant.schedules.depthwise.epilogue import PARAM_DTYPES
+from tvmquant.schedules.cuda.plan import Plan
+from tvmquant.schedules.cuda.stages import arguments_of, launches_of, scratch_of
+from tvmquant.schedules.cuda.tiles import padded_channels
 from tvmquant.schedules.space import Config, ConfigError
 from tvmquant.schedules.workload import Workload
 from tvmquant.targets.cuda import Arch
@@ -65,7 +49,9 @@ class TensorCoreKernel:
         """For profiles."""
         p = self.plan
         sliced = f"/{p.slices}" if p.slices > 1 else ""
-        return f"{p.product.lower()} {p.block_m}x{p.block_n}x{p.block_k}{sliced}"
+        split = f" in {p.splits} parts" if p.splits > 1 else ""
+        packed = " packed" if p.packed else ""
+        return f"{p.product.lower()} {p.block_m}x{p.block_n}x{p.block_k}{sliced}{split}{packed}"
 
     def pack(
         self, weight: np.ndarray, bias: np.ndarray, params: tuple[np.ndarray, ...]
@@ -75,54 +61,33 @@ class TensorCoreKernel:
         total = bias.astype(np.int64)
         if self.plan.product == "BITS_XOR":
             total = total - (weight.reshape(outputs, -1) < 0).sum(1)
-        packed = pack_weights(weight, self.workload.groups, self.plan)
+        channels = padded_channels(self.workload, self.plan)
+        packed = pack_weights(weight, self.workload.groups, self.plan, channels)
         return [packed, *channel_constants(outputs, wrap_int32(total), *params)]
 
     @property
     def arguments(self) -> list[tuple[str, tuple[int, ...], str]]:
         """Arguments of the kernel: name, shape, dtype."""
-        return integer_arguments(self.workload, (self._weight_bytes(),), "uint8")
+        return arguments_of(self.workload, self.plan)
+
+    @property
+    def scratch(self) -> list[tuple[str, tuple[int, ...], str]]:
+        """Memory between the launches: name, shape, dtype."""
+        return scratch_of(self.workload, self.plan)
 
     @cached_property
+    def launches(self) -> tuple[Launch, ...]:
+        """Sources and launches, in order."""
+        return launches_of(self.name, self.workload, self.plan, self.arch)
+
+    @property
     def launch(self) -> Launch:
-        """Source and launch of the kernel."""
-        w, p = self.workload, self.plan
-        values = {
-            **geometry(w),
-            **{key.upper(): getattr(p, key) for key in SIZES},
-            "STEP_K": p.step,
-            "WIDE": int(self.arch.sm >= 80),
-            "W_BITS": p.w_bits,
-            "VECTOR": vector_of(w, p),
-            "STORE": math.gcd(16, w.w_shape[0] // w.groups, p.block_n),
-            "THREADS": p.threads,
-            "PARAMS": len(PARAM_DTYPES[w.requantize]),
-        }
-        enums = {"PRODUCT": f"Product::{p.product}", **flavours(w)}
-        call = (
-            f"tvmquant::igemm<{self.name}_sizes>(x, weights, bias, {requantize_arguments(w)}, "
-            f"qinfo, {residual_argument(w)}, out, shared)"
-        )
-        body = settings(self.name, values, enums) + definition(
-            self.name, [(name, dtype) for name, _, dtype in self.arguments], call
-        )
-        headers = ("ptx.cuh", "requantize.cuh", "epilogue.cuh", "loader.cuh", "igemm.cuh")
-        source = with_headers(body, *headers)
-        blocks_n = -(-(w.w_shape[0] // w.groups) // p.block_n)
-        blocks_m = -(-rows_of(w) // p.block_m)
-        return Launch(
-            self.name, source, (blocks_n * blocks_m, w.groups, 1), p.threads, p.shared_bytes
-        )
+        """The launch that makes the products."""
+        return next(launch for launch in self.launches if launch.name == self.name)
 
     def prim_func(self) -> Any:
         """PrimFunc ``(x, weights, bias, *params, qinfo, out)``."""
-        return self.launch.prim_func(self.arguments)
-
-    def _weight_bytes(self) -> int:
-        w, p = self.workload, self.plan
-        outputs, depth = w.w_shape[0] // w.groups, int(np.prod(w.w_shape[1:]))
-        pieces = -(-outputs // p.block_n) * -(-depth // p.block_k) * w.groups
-        return pieces * p.weight_bytes
+        return program(self.name, self.launches, self.arguments, self.scratch)
 
     def configs(self) -> list[Config]:
         """All sizes worth measuring, the own ones first, then by the model's estimate."""

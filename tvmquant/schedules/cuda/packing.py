@@ -7,7 +7,7 @@ import numpy as np
 from tvmquant.schedules.cuda.plan import Plan
 
 
-def pack_weights(weight: np.ndarray, groups: int, plan: Plan) -> np.ndarray:
+def pack_weights(weight: np.ndarray, groups: int, plan: Plan, channels: int = 0) -> np.ndarray:
     """Pack for :file:`igemm.cuh`.
 
     Parameters
@@ -16,6 +16,8 @@ def pack_weights(weight: np.ndarray, groups: int, plan: Plan) -> np.ndarray:
         int8 ``[O, ...]``; the other axes are taps and input channels, in the order of K.
     groups : int
     plan : Plan
+    channels : int
+        Elements of K that a tap has; by default as many as the weights have channels.
 
     Returns
     -------
@@ -25,10 +27,13 @@ def pack_weights(weight: np.ndarray, groups: int, plan: Plan) -> np.ndarray:
         channel ``l // 4``; its words of a step have the elements ``32 p + 16 r + 4 (l % 4) + b``
         of K in byte ``b``, where ``r`` is the word and ``p`` counts the parts of a byte (two
         nibbles, eight bits). Weights unpacked in registers have ``r``, and the steps that share
-        a word, in the place of ``p``.
+        a word, in the place of ``p``. Where activations are packed in memory a word of theirs
+        has elements that follow each other: ``(4 r + l % 4) 4 P + 4 p + b`` of ``P`` parts.
     """
     outputs = weight.shape[0] // groups
-    rows = weight.reshape(groups, outputs, -1)
+    taps = weight.reshape(groups, outputs, -1, weight.shape[-1])
+    added = max(channels, weight.shape[-1]) - weight.shape[-1]
+    rows = np.pad(taps, ((0, 0), (0, 0), (0, 0), (0, added))).reshape(groups, outputs, -1)
     depth = rows.shape[2]
     blocks, slots = -(-outputs // plan.block_n), -(-depth // plan.block_k)
     padded = np.zeros((groups, blocks * plan.block_n, slots * plan.block_k), np.int8)
@@ -41,11 +46,12 @@ def pack_weights(weight: np.ndarray, groups: int, plan: Plan) -> np.ndarray:
     if plan.unpacked:
         return _pack_fields(codes, blocks, slots, plan)
     parts = plan.step // 32
-    axes = codes.reshape(
-        groups, blocks, plan.block_n // 8, 8, slots, plan.block_k // plan.step, parts, 2, 4, 4
-    )
+    outer = (groups, blocks, plan.block_n // 8, 8, slots, plan.block_k // plan.step)
     # group, block, slot, step, eight channels, channel, word of K, r | part, byte
-    axes = axes.transpose(0, 1, 4, 5, 2, 3, 8, 7, 6, 9)
+    if plan.packed:
+        axes = codes.reshape(*outer, 2, 4, parts, 4).transpose(0, 1, 4, 5, 2, 3, 7, 6, 8, 9)
+    else:
+        axes = codes.reshape(*outer, parts, 2, 4, 4).transpose(0, 1, 4, 5, 2, 3, 8, 7, 6, 9)
     shift = np.arange(parts)[:, None] * (8 // parts) + np.arange(4) * 8
     return _words(axes, shift)
 

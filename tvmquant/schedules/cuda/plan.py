@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import itertools
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from tvmquant.schedules.space import Config, ConfigError, integers
@@ -13,21 +11,10 @@ from tvmquant.targets.cuda import Arch
 
 # Elements of K that one product of fragments takes.
 STEP = {"U8S8": 32, "U4S4": 64, "BITS_XOR": 256, "BITS_AND": 256}
-SIZES = ("block_m", "block_n", "block_k", "warp_m", "warp_n", "stages", "slices")
-# Largest sizes of blocks whose warps share K: the others have warps enough.
-_SLICED = 64
-# Multiply-accumulates of a cycle and multiprocessor.
-_RATE = {"U8S8": 2048, "U4S4": 4096, "BITS_XOR": 16384, "BITS_AND": 16384}
+SIZES = ("block_m", "block_n", "block_k", "warp_m", "warp_n", "stages", "slices", "splits")
+# Bits of an operand of a product.
+OPERAND_BITS = {"U8S8": 8, "U4S4": 4, "BITS_XOR": 1, "BITS_AND": 1}
 _FEWEST_FIRST = ("BITS_XOR", "BITS_AND", "U4S4", "U8S8")
-# Rows or channels of a block, and the warps that share them.
-_HEIGHTS = ((16, 1), (32, 1), (32, 2), (64, 1), (64, 2), (128, 2), (128, 4), (256, 4))
-_WIDTHS = ((8, 1), *_HEIGHTS)
-# Cycles: from shared memory through the tensor core, from global memory, of a barrier.
-_STEP_LATENCY, _MEMORY_LATENCY, _BARRIER = 60, 500, 40
-# Registers that a thread may have, and those that everything but the tile needs.
-_REGISTERS = 216
-_FILE = 65536
-_OVERHEAD = 40
 
 
 @dataclass(frozen=True)
@@ -50,6 +37,11 @@ class Plan:
         Slots.
     slices : int
         Sets of warps that have a part of each slot's K and add their sums in the end.
+    splits : int
+        Sets of blocks that have a part of K; another kernel adds their sums.
+    packed : bool
+        Whether another kernel before packs the activations: as many bits as the product takes,
+        channels padded to whole words.
     """
 
     product: str
@@ -61,6 +53,8 @@ class Plan:
     warp_n: int
     stages: int
     slices: int = 1
+    splits: int = 1
+    packed: bool = False
 
     @property
     def threads(self) -> int:
@@ -84,6 +78,16 @@ class Plan:
         return self.step * 4 // self.w_bits if self.unpacked else self.step
 
     @property
+    def element_bits(self) -> int:
+        """Bits of an activation in shared memory."""
+        return OPERAND_BITS[self.product] if self.packed else 8
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of activations in a slot, of one row."""
+        return self.block_k * self.element_bits // 8
+
+    @property
     def weight_bytes(self) -> int:
         """Bytes of weights in a slot."""
         return self.block_n * self.block_k * self.w_bits // 8
@@ -91,7 +95,7 @@ class Plan:
     @property
     def shared_bytes(self) -> int:
         """Shared memory of a block: the slots, later the sums of slices and a tile of bytes."""
-        slots = self.stages * (self.block_m * self.block_k + self.weight_bytes)
+        slots = self.stages * (self.block_m * self.row_bytes + self.weight_bytes)
         parts = self.slices * self.block_m * self.block_n * 4 if self.slices > 1 else 0
         return max(slots, parts + self.block_m * (self.block_n + 16))
 
@@ -131,22 +135,23 @@ class Plan:
                 f"{product} cannot multiply {workload.w_bits}-bit weights by "
                 f"{workload.x_bits}-bit activations"
             )
-        w_bits = _stored_bits(product, workload)
+        w_bits, packed = stored_bits(product, workload), bool(config.pop("packed", False))
         sizes = dict(zip(SIZES, integers(config, *SIZES)))
-        return replace(self, product=product, w_bits=w_bits, **sizes)
+        return replace(self, product=product, w_bits=w_bits, packed=packed, **sizes)
 
     @property
     def config(self) -> Config:
         """Product and sizes as plain data."""
-        return {"product": self.product, **{name: getattr(self, name) for name in SIZES}}
+        sizes = {name: getattr(self, name) for name in SIZES}
+        return {"product": self.product, "packed": self.packed, **sizes}
 
 
 def _takes(product: str, workload: Workload) -> bool:
-    bits = max(workload.x_bits, workload.w_bits)
-    return bits <= {"U8S8": 8, "U4S4": 4}.get(product, 1)
+    return max(workload.x_bits, workload.w_bits) <= OPERAND_BITS[product]
 
 
-def _stored_bits(product: str, workload: Workload) -> int:
+def stored_bits(product: str, workload: Workload) -> int:
+    """Bits that a weight has in memory."""
     if product != "U8S8":
         return 4 if product == "U4S4" else 1
     # Unpacked weights lie in the upper bits of their bytes: sums are larger by that much.
@@ -163,99 +168,3 @@ def products_of(workload: Workload, arch: Arch) -> list[str]:
 
 def _usable(product: str, workload: Workload, arch: Arch) -> bool:
     return product in arch.products and _takes(product, workload)
-
-
-def rows_of(workload: Workload) -> int:
-    """Output pixels, or rows of a matrix product."""
-    return math.prod(workload.out_shape[:-1])
-
-
-def vector_of(workload: Workload, plan: Plan) -> int:
-    """Bytes of activations that are read together: they lie in one tap of one pixel."""
-    channels = workload.x_shape[-1]
-    vector = math.gcd(16, channels, channels // workload.groups)
-    return vector if vector >= 4 else 1
-
-
-def plans(workload: Workload, arch: Arch) -> Iterator[Plan]:
-    """All sizes worth trying, unordered."""
-    for product in products_of(workload, arch):
-        base = Plan(product, _stored_bits(product, workload), 16, 8, STEP[product], 16, 8, 2)
-        for (block_m, warps_m), (block_n, warps_n) in itertools.product(_HEIGHTS, _WIDTHS):
-            tile = replace(
-                base,
-                block_m=block_m,
-                block_n=block_n,
-                warp_m=block_m // warps_m,
-                warp_n=block_n // warps_n,
-            )
-            most = 8 if max(block_m, block_n) <= _SLICED else 1
-            for slices in (1, 2, 4, 8)[: most.bit_length()]:
-                for block_k in _depths(base.granule * slices):
-                    for stages in (2, 3, 4):
-                        plan = replace(tile, block_k=block_k, slices=slices, stages=stages)
-                        if _fits(workload, plan, arch):
-                            yield plan
-
-
-def _depths(unit: int) -> list[int]:
-    """Elements of K that a slot may have: multiples of what the warps share."""
-    return [k for k in (32, 64, 128, 256, 512, 1024, 2048) if k % unit == 0 and k <= 4 * unit][:3]
-
-
-def _fits(workload: Workload, plan: Plan, arch: Arch) -> bool:
-    try:
-        plan.check(arch)
-    except ConfigError:
-        return False
-    vector = vector_of(workload, plan)
-    vectors = plan.block_k // vector
-    if plan.threads % vectors or plan.block_m % (plan.threads // vectors):
-        return False
-    if not 2 <= plan.threads // 32 <= 8:
-        return False
-    return _registers(workload, plan, arch) <= min(_REGISTERS, _FILE // plan.threads)
-
-
-def _registers(workload: Workload, plan: Plan, arch: Arch) -> int:
-    """Registers that a thread is expected to need."""
-    vector = vector_of(workload, plan)
-    # A thread remembers where its rows lie: an offset, of two words if need be, and coordinates.
-    each = 4 if math.prod(workload.x_shape) < 1 << 32 else 8
-    rows = plan.block_m * plan.block_k // vector // plan.threads if vector >= 4 else 0
-    # Copies pass through registers where they cannot be asynchronous.
-    copied = 0 if arch.sm >= 80 else (4 * rows + plan.weight_bytes // (4 * plan.threads)) // 2
-    fragments = plan.warp_m // 4 + plan.warp_n // 4
-    return plan.warp_m * plan.warp_n // 32 + fragments + each * rows + copied + _OVERHEAD
-
-
-def estimate(workload: Workload, plan: Plan, arch: Arch) -> float:
-    """Relative time that a plain model expects: waves of blocks, their traffic and their waste."""
-    outputs = workload.w_shape[0] // workload.groups
-    blocks = -(-rows_of(workload) // plan.block_m) * -(-outputs // plan.block_n) * workload.groups
-    tile = plan.block_m * plan.block_n
-    depth = math.prod(workload.w_shape[1:])
-    slots = -(-depth // plan.block_k)
-    room = _FILE // (plan.threads * _registers(workload, plan, arch))
-    resident = max(1, min(arch.shared_bytes // plan.shared_bytes, 2048 // plan.threads, room, 16))
-    waves = -(-blocks // (arch.multiprocessors * resident))
-    # Cycles of a slot: products at the rate of one block's share, fragments from shared memory.
-    products = tile * plan.block_k / _RATE[plan.product]
-    warps = plan.threads // 32 // plan.slices
-    fragments = warps * plan.block_k * (plan.warp_m + plan.warp_n * plan.w_bits / 8) / 128
-    copies = (plan.block_m * plan.block_k + plan.weight_bytes) / 40
-    busy = min(resident, -(-blocks // arch.multiprocessors))
-    # A warp's own steps follow each other; memory answers late, if blocks are few.
-    steps = plan.block_k / plan.step / plan.slices
-    own = steps * (_STEP_LATENCY + plan.warp_m * plan.warp_n / 128 * 4)
-    latency = _MEMORY_LATENCY / (plan.stages - 1)
-    slot = max(max(products, fragments, copies) * busy, own, latency) + _BARRIER
-    sums = plan.slices * tile / 16 if plan.slices > 1 else 0
-    return waves * (slots * slot + 400 + (tile / 64 + sums) * busy)
-
-
-def choose(workload: Workload, arch: Arch) -> Plan | None:
-    """Sizes that the model likes best."""
-    best = products_of(workload, arch)[0]
-    found = (plan for plan in plans(workload, arch) if plan.product == best)
-    return min(found, key=lambda plan: estimate(workload, plan, arch), default=None)
