@@ -21,13 +21,15 @@ from tvmquant.analysis.goal import Goal
 from tvmquant.analysis.measure import Progress
 from tvmquant.analysis.pairing import Pairing
 from tvmquant.analysis.report import LayerSensitivity, SensitivityReport, db_text
-from tvmquant.analysis.sensitivity import SAMPLES, measured
+from tvmquant.analysis.sensitivity import measured
 from tvmquant.errors import AccuracyError, InputError
 from tvmquant.precision import FLOAT_BITS
 from tvmquant.quant_spec import LayerRule
 from tvmquant.quantizer import QuantizedModel, quantize
 from tvmquant.recipe import Recipe
 
+# Batches that layers are ranked on.
+_SAMPLES = 6
 # Attempts to lower a layer again.
 _LOWERINGS = 6
 
@@ -199,7 +201,7 @@ class _Search:
                 f"lost (of {self.reference:.2f}), {self.max_drop:g} are allowed: allow more, give "
                 "more calibration data, or try another recipe"
             )
-        before, after = self._analyse(start), self._analyse(top)
+        before, after = self._analyse(start, names), self._analyse(top, names)
         ranked = _ranked(names, before, after)
         raised, best, reached = self._bisect(ranked, top, lowest)
         raised, best, reached = self._lowered(raised, best, reached)
@@ -247,8 +249,9 @@ class _Search:
             self.progress("raise", self.candidates, 0)
         return self.reference - value
 
-    def _analyse(self, model: QuantizedModel) -> SensitivityReport:
-        return measured(model, self.goal.batches[:SAMPLES], self.progress).report()
+    def _analyse(self, model: QuantizedModel, names: list[str]) -> SensitivityReport:
+        batches = self.goal.batches[:_SAMPLES]
+        return measured(model, batches, self.progress, names=names).report()
 
     def _report(
         self, names: list[str], start: float, reached: float, raised: Sequence[RaisedLayer] = ()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import numpy as np
@@ -52,7 +52,10 @@ class Measurement:
         self._channels: dict[relax.Var, ChannelRanges] = {}
 
     def add(
-        self, inputs: Sequence[np.ndarray], progress: Callable[[int], None] | None = None
+        self,
+        inputs: Sequence[np.ndarray],
+        progress: Callable[[int], None] | None = None,
+        layers: Collection[str] | None = None,
     ) -> list[np.ndarray]:
         """Measure on one sample.
 
@@ -62,6 +65,8 @@ class Measurement:
             Inputs of ``main``.
         progress : callable, optional
             Called with the number of layers done.
+        layers : collection of str, optional
+            Names of those to quantize alone; by default all, which is nearly all of the time.
 
         Returns
         -------
@@ -87,7 +92,8 @@ class Measurement:
         bases = {edge.base for edge in pairing.edges}
         for end in set(pairing.results.values()) - bases:
             self._channels_of(end).update(env[end])
-        for index, layer in enumerate(pairing.layers):
+        chosen = [one for one in pairing.layers if layers is None or one.name in layers]
+        for index, layer in enumerate(chosen):
             self.alone[layer.name].update(wanted, pairing.only(layer, env))
             if progress:
                 progress(index + 1)

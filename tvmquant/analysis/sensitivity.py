@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -71,17 +71,22 @@ def measured(
     batches: Sequence[list[np.ndarray]],
     progress: Progress | None = None,
     check: Callable[[list[np.ndarray], list[np.ndarray]], None] | None = None,
+    names: Collection[str] | None = None,
 ) -> Measurement:
-    """Measure on all batches; ``check`` gets the inputs and the integer network's outputs."""
+    """Measure on all batches.
+
+    ``check`` gets the inputs and the integer network's outputs; only the layers ``names`` are
+    quantized alone, by default all.
+    """
     measurement = Measurement(model)
-    per_batch = len(measurement.pairing.layers)
+    per_batch = len(measurement.pairing.layers if names is None else names)
     for index, inputs in enumerate(batches):
 
         def report(done: int, before: int = index * per_batch) -> None:
             if progress:
                 progress("measure", before + done, len(batches) * per_batch)
 
-        outputs = measurement.add(inputs, report)
+        outputs = measurement.add(inputs, report, names)
         if check is not None:
             check(inputs, outputs)
     return measurement
