@@ -48,6 +48,10 @@ def when(database, count, action):
     threading.Thread(target=watch, daemon=True).start()
 
 
+def lines_of(path):
+    return path.read_text().splitlines() if path.is_file() else []
+
+
 def test_records_are_those_of_the_device_and_only_good_ones_count(tmp_path, monkeypatch):
     monkeypatch.setenv("TVMQUANT_TEST_RULES", "1")
     database = Database(tmp_path / "db.jsonl")
@@ -144,7 +148,7 @@ def test_ctrl_c_ends_everything_at_once(tmp_path):
         process = Process(*options, command=command)
         try:
             end = time.monotonic() + 120
-            while not path.is_file() and time.monotonic() < end:
+            while len(lines_of(path)) < 8 and time.monotonic() < end:
                 time.sleep(0.1)
             process.popen.send_signal(signal.SIGINT)
             assert process.popen.wait(30) == 130

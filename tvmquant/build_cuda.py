@@ -73,6 +73,21 @@ def _has_driver() -> bool:
     return True
 
 
+def check_nvcc() -> None:
+    """Whether nvcc is there.
+
+    Raises
+    ------
+    TargetError
+        If not.
+    """
+    if shutil.which("nvcc") is None:
+        raise TargetError(
+            "nvcc is not installed (or not on the PATH): compiling for CUDA needs the compiler of "
+            "the CUDA toolkit, no GPU and no driver"
+        )
+
+
 @contextmanager
 def nvcc() -> Iterator[None]:
     """TVM compiles CUDA with nvcc here.
@@ -82,11 +97,7 @@ def nvcc() -> Iterator[None]:
     TargetError
         If nvcc is not installed.
     """
-    if shutil.which("nvcc") is None:
-        raise TargetError(
-            "nvcc is not installed (or not on the PATH): compiling for CUDA needs the compiler of "
-            "the CUDA toolkit, no GPU and no driver"
-        )
+    check_nvcc()
     load_runtime()
     before = os.environ.get(_MODE)
     os.environ[_MODE] = "nvcc"

@@ -97,7 +97,7 @@ def serve(host: str, port: int | None, tracker: str | None, key: str) -> None:
     # The runtime is enough, and loads in half the time.
     os.environ.setdefault("TVM_USE_RUNTIME_LIB", "1")
     from tvmquant.remote.address import Address
-    from tvmquant.remote.device import this_device
+    from tvmquant.remote.device import describe
     from tvmquant.remote.server import Server
 
     at = Address.of(tracker, "--tracker") if tracker else None
@@ -113,7 +113,7 @@ def serve(host: str, port: int | None, tracker: str | None, key: str) -> None:
                 f"warning: {address} is only reachable from this machine, the tracker {at} is "
                 "another one: add --host with this machine's address"
             )
-        _say(f"serving on {address}: {this_device()}")
+        _say(f"serving on {address}: {describe()}")
         Server(listener, key, at, _say).run()
 
 

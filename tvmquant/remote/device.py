@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import platform
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -72,6 +74,8 @@ class DeviceInfo:
         Main memory in 10**6 bytes.
     versions : dict
         Of the packages that a compiled model depends on.
+    gpu, gpu_arch : str
+        Name and CUDA architecture of the first GPU, empty where there is none.
     """
 
     cpu: str
@@ -80,9 +84,12 @@ class DeviceInfo:
     cores: int = 1
     memory_mb: float = 0.0
     versions: dict[str, str] = field(default_factory=dict)
+    gpu: str = ""
+    gpu_arch: str = ""
 
     def __str__(self) -> str:
-        return f"{self.cpu} ({self.machine}, {self.cores} cores, {self.memory_mb:.0f} MB)"
+        text = f"{self.cpu} ({self.machine}, {self.cores} cores, {self.memory_mb:.0f} MB)"
+        return f"{text}, {self.gpu} ({self.gpu_arch})" if self.gpu else text
 
     def to_json(self) -> str:
         """As text, for the way."""
@@ -106,14 +113,21 @@ class DeviceInfo:
                 int(data["cores"]),
                 float(data["memory_mb"]),
                 {str(k): str(v) for k, v in data["versions"].items()},
+                str(data.get("gpu", "")),
+                str(data.get("gpu_arch", "")),
             )
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"no description of a device: {error!r}") from None
 
 
 def this_device() -> DeviceInfo:
-    """The machine this runs on; needs no compiler."""
-    facts = _cpuinfo()
+    """The machine this runs on; needs no compiler.
+
+    Looks for a GPU, and CUDA is no use in forks of the process that did.
+    """
+    from tvmquant.runtime.gpu import local_gpu
+
+    facts, gpu = _cpuinfo(), local_gpu()
     return DeviceInfo(
         _name(facts),
         platform.machine(),
@@ -121,12 +135,22 @@ def this_device() -> DeviceInfo:
         psutil.cpu_count(logical=False) or os.cpu_count() or 1,
         psutil.virtual_memory().total / 1e6,
         current_versions(),
+        "" if gpu is None else gpu.name,
+        "" if gpu is None else gpu.arch,
     )
+
+
+def describe() -> str:
+    """:func:`this_device` as text, found out by a process that ends again."""
+    with ProcessPoolExecutor(1, multiprocessing.get_context("fork")) as executor:
+        return str(executor.submit(this_device).result())
 
 
 def offer() -> None:
     """Register the functions, in the process that serves a session."""
     import tvm_ffi
+
+    from tvmquant.runtime.gpu import load_cuda, offer_flush
 
     def register(name: str, function: Any) -> None:
         tvm_ffi.register_global_func(name, function, override=True)
@@ -134,6 +158,8 @@ def offer() -> None:
     register(INFO, lambda: this_device().to_json())
     register(MEMORY, _memory)
     register(PROFILE, _profile)
+    if load_cuda() is None:
+        offer_flush()
 
 
 def _memory() -> str:
@@ -144,14 +170,14 @@ def _memory() -> str:
 
 def _profile(module: Any, manifest: str, repeats: int, threads: int, *tensors: Any) -> str:
     """Times of the layers, as :func:`tvmquant.runtime.profile.measure` takes them."""
-    import tvm
     from tvm.runtime.vm import VirtualMachine
 
+    from tvmquant.runtime.gpu import device_for
     from tvmquant.runtime.manifest import Manifest
     from tvmquant.runtime.profile import measure
 
-    machine = VirtualMachine(module, tvm.cpu())
     layers = Manifest.from_dict(json.loads(manifest))
+    machine = VirtualMachine(module, device_for(layers))
     profile = measure(machine, layers, tensors, repeats=repeats, threads=threads)
     times = [row.microseconds for row in profile.rows]
     return json.dumps({"us": times, "total_us": profile.total_us, "threads": profile.threads})

@@ -23,6 +23,7 @@ from tvmquant.runtime import profile as _profile
 from tvmquant.runtime.arrays import check_inputs, example_inputs
 from tvmquant.runtime.bundle import LIBRARY, architecture, canonical, read_manifest
 from tvmquant.runtime.footprint import Footprint
+from tvmquant.runtime.gpu import Gpu, cuda_archs, device_for, why_no_gpu
 from tvmquant.runtime.manifest import Manifest
 from tvmquant.runtime.model import Inputs, Model
 
@@ -56,7 +57,7 @@ class RemoteModel(Model):
         try:
             self._check(library)
             self._module = session.load(library)
-            self._device = session.rpc.cpu(0)
+            self._device = device_for(manifest, session.rpc)
             with session.talking("start the model"):
                 self._machine = VirtualMachine(self._module, self._device)
             self._expanded = self._prepare()
@@ -255,8 +256,13 @@ def why_not_there(manifest: Manifest, library: Path, info: DeviceInfo) -> str | 
     there, made_for = canonical(info.machine), architecture(manifest, library)
     if made_for not in (None, there):
         return f"it was compiled for {made_for}, the device is {there}: compile it for that"
+    archs = cuda_archs(manifest)
+    if archs:
+        no_gpu = why_no_gpu(archs, Gpu(info.gpu, info.gpu_arch) if info.gpu else None, "the device")
+        if no_gpu:
+            return no_gpu
     missing = sorted(set(manifest.features) - set(info.features)) if info.features else []
-    if missing:
+    if missing and not archs:
         return f"its processor lacks {', '.join(missing)}: compile it for that processor"
     for name in ("apache-tvm", "apache-tvm-ffi"):
         made, runs = manifest.versions.get(name), info.versions.get(name)

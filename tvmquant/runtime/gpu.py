@@ -147,13 +147,13 @@ def device_for(manifest: Manifest, machine: Any = tvm) -> Any:
     return machine.cuda(0) if cuda_archs(manifest) else machine.cpu(0)
 
 
-def finished(run: Callable[[], Any], device: Any) -> Callable[[], Any]:
+def finished(run: Callable[..., Any], device: Any) -> Callable[..., Any]:
     """``run``, returning when the device has done what it was given."""
     if tvm.cpu() == device:
         return run
 
-    def waiting() -> Any:
-        result = run()
+    def waiting(*arguments: Any) -> Any:
+        result = run(*arguments)
         device.sync()
         return result
 

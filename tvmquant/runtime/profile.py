@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +15,7 @@ from rich.table import Table
 
 from tvmquant.errors import InputError, TvmQuantError
 from tvmquant.runtime.footprint import Footprint
+from tvmquant.runtime.gpu import device_for, finished
 from tvmquant.runtime.manifest import LayerInfo, Manifest
 from tvmquant.runtime.threads import use_threads
 
@@ -153,14 +154,22 @@ def shapes_text(layer: LayerInfo) -> str:
 
 
 class _Recorder:
-    """Instrument of the virtual machine: one time a call, kernels and builtins apart."""
+    """Instrument of the virtual machine: one time a call, kernels and builtins apart.
 
-    def __init__(self) -> None:
+    Parameters
+    ----------
+    wait : callable
+        Returns when the device has done what it was given.
+    """
+
+    def __init__(self, wait: Callable[[], Any]) -> None:
         self.kernels: list[tuple[str, int]] = []
         self.builtins: list[int] = []
         self._start = 0
+        self._wait = wait
 
     def __call__(self, _func: Any, symbol: str, before: bool, *_rest: Any) -> int:
+        self._wait()
         end = time.perf_counter_ns()
         if before:
             self._start = time.perf_counter_ns()
@@ -182,7 +191,7 @@ def measure(
     """Profile ``main``; the machine must be a fresh one, it keeps the instrument.
 
     The cheapest builtin call of a run is taken as the cost of the instrument itself and
-    subtracted from every kernel.
+    subtracted from every kernel. On a GPU each kernel has the time of its launch as well.
 
     Raises
     ------
@@ -193,7 +202,8 @@ def measure(
     """
     if repeats < 1:
         raise InputError(f"repeats must be at least 1, got {repeats}")
-    run = machine["main"]
+    device = device_for(manifest)
+    run = finished(machine["main"], device)
     whole, runs = [], []
     with use_threads(threads) as used:
         run(*tensors)
@@ -202,7 +212,7 @@ def measure(
             run(*tensors)
             whole.append(time.perf_counter_ns() - start)
         for _ in range(repeats):
-            recorder = _Recorder()
+            recorder = _Recorder(finished(lambda: None, device))
             machine.set_instrument(recorder)
             run(*tensors)
             own_cost = min(recorder.builtins, default=0)

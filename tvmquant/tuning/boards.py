@@ -51,6 +51,10 @@ class Fleet:
         if self.tracker is not None and not self.key:
             raise InputError("a tracker needs a key: say which kind of device, for example rpi4")
 
+    def boards(self, target: Device, threads: int, say: Callable[[str], Any]) -> Boards:
+        """The devices; none is asked yet. Parameters as of :class:`Boards`."""
+        return Boards(self, target, threads, say)
+
     def __str__(self) -> str:
         if self.tracker is not None:
             return f"key {self.key!r} at the tracker {self.tracker}"

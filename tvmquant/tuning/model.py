@@ -12,6 +12,7 @@ import psutil
 import tvm
 from tvm import tirx
 
+from tvmquant.build_cuda import check_nvcc
 from tvmquant.errors import InputError, TargetError
 from tvmquant.graph import Graph
 from tvmquant.ops import is_op
@@ -19,6 +20,7 @@ from tvmquant.passes.fuse_additions import fuse_additions
 from tvmquant.passes.lower import fuse, workload_from_json
 from tvmquant.passes.pack import pack
 from tvmquant.passes.schedule import unscheduled
+from tvmquant.runtime.gpu import local_gpu
 from tvmquant.runtime.manifest import Manifest
 from tvmquant.schedules.selection import KernelTable
 from tvmquant.schedules.workload import Workload
@@ -31,9 +33,12 @@ from tvmquant.tuning.tuner import Progress, Tuner
 
 if TYPE_CHECKING:
     from tvmquant.tuning.boards import Fleet
+    from tvmquant.tuning.gpu import LocalGpu
     from tvmquant.tuning.remote_pool import RemotePool
 
 _MAX_WORKERS = 4
+# A GPU is idle while nvcc works.
+_MAX_GPU_WORKERS = 16
 
 
 class CostModelWarning(UserWarning):
@@ -86,7 +91,7 @@ def tune_workloads(
     trials: Trials,
     database: Database | None = None,
     progress: Progress | None = None,
-    fleet: Fleet | None = None,
+    fleet: Fleet | LocalGpu | None = None,
 ) -> TuneReport:
     """Measure candidates for every distinct workload.
 
@@ -100,8 +105,8 @@ def tune_workloads(
         Gets the measurements; by default that of ``trials``.
     progress : callable, optional
         ``(stage, done, total)``.
-    fleet : Fleet, optional
-        Other machines to measure on.
+    fleet : Fleet or LocalGpu, optional
+        Other machines to measure on; by default this one, for a GPU its own.
 
     Raises
     ------
@@ -113,7 +118,7 @@ def tune_workloads(
         If the fleet has no device, or none is left; what was measured is in the database.
     """
     if fleet is None:
-        _check_runs_here(device)
+        check_runs_here(device)
     if database is None:
         database = database_of(trials)
     model = make_cost_model(trials.cost_model)
@@ -124,6 +129,8 @@ def tune_workloads(
             stacklevel=2,
         )
     with _pool(fleet, device, trials) as pool:
+        # That of a GPU has its name.
+        device = getattr(pool, "device", device)
         return Tuner(device, trials, database, model, pool, progress).run(workloads)
 
 
@@ -139,10 +146,12 @@ def tune_traces(
 
     Parameters as in :func:`tune_workloads`; ``trials.count`` schedules for each.
     """
+    if device.cuda is not None:
+        raise InputError("light operators are tuned on processors only: leave MetaSchedule out")
     # MetaSchedule is loaded on demand.
     from tvmquant.tuning.trace_tuner import TraceTuner, convolution_subject, function_subject
 
-    _check_runs_here(device)
+    check_runs_here(device)
     make_cost_model(trials.cost_model)
     if database is None:
         database = database_of(trials)
@@ -153,17 +162,19 @@ def tune_traces(
         return TraceTuner(device, trials, database, pool, progress).run(subjects)
 
 
-def _pool(fleet: Fleet | None, device: Device, trials: Trials) -> Pool | RemotePool:
-    if fleet is None:
+def _pool(fleet: Fleet | LocalGpu | None, device: Device, trials: Trials) -> Pool | RemotePool:
+    if fleet is None and device.cuda is None:
         return Pool(_workers(trials), trials.threads)
     # Loaded on demand: TVM's RPC is not needed otherwise.
+    from tvmquant.tuning.gpu import LocalGpu
     from tvmquant.tuning.remote_pool import RemotePool
 
-    return RemotePool(fleet, device, _workers(trials), trials.threads)
+    most = _MAX_WORKERS if device.cuda is None else _MAX_GPU_WORKERS
+    return RemotePool(fleet or LocalGpu(), device, _workers(trials, most), trials.threads)
 
 
-def _workers(trials: Trials) -> int:
-    return trials.workers or max(1, min(_MAX_WORKERS, psutil.cpu_count(logical=False) or 1))
+def _workers(trials: Trials, most: int = _MAX_WORKERS) -> int:
+    return trials.workers or max(1, min(most, psutil.cpu_count(logical=False) or 1))
 
 
 def database_of(trials: Trials) -> Database:
@@ -172,7 +183,17 @@ def database_of(trials: Trials) -> Database:
     return kept if isinstance(kept, Database) else Database(kept)
 
 
-def _check_runs_here(device: Device) -> None:
+def check_runs_here(device: Device) -> None:
+    """Whether this machine can measure for a device, before any work is done.
+
+    Raises
+    ------
+    TargetError
+        If it cannot.
+    """
+    if device.cuda is not None:
+        _check_gpu(device)
+        return
     host = get_device("host")
     lacking = sorted(device.features - host.features)
     wanted, here = (json.loads(d.target_json).get("mtriple", "") for d in (device, host))
@@ -182,3 +203,24 @@ def _check_runs_here(device: Device) -> None:
         raise TargetError(
             f"cannot tune for {device.name} on this machine, {what}: tune on the device itself"
         )
+
+
+def _check_gpu(device: Device) -> None:
+    if device.fatbin:
+        raise TargetError(
+            "tuning is for one architecture at a time: tune for each of them, a fatbin takes what "
+            "was measured on the lowest"
+        )
+    wanted, gpu = device.cuda_archs[0], local_gpu()
+    if gpu is None:
+        raise TargetError(
+            f"cannot tune for {device.name} here, this machine has no NVIDIA GPU (or no driver): "
+            "run tvmquant serve on one that has and add --rpc HOST:PORT, or run this command there"
+        )
+    if gpu.arch != wanted:
+        raise TargetError(
+            f"cannot tune for {device.name} here, the GPU of this machine is {gpu.arch} "
+            f"({gpu.name}): give the target cuda-{gpu.arch}, or --rpc HOST:PORT of one that is "
+            f"{wanted}"
+        )
+    check_nvcc()

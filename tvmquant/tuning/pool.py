@@ -17,6 +17,7 @@ from tvmquant.tuning.session import Session, Task
 
 # Building one candidate takes well below a second, starting a process some.
 _LIMIT_SECONDS = 60.0
+_GONE_SECONDS = 30.0
 
 
 class WorkerError(Exception):
@@ -92,7 +93,9 @@ class Worker:
             return
         with contextlib.suppress(OSError):
             process.kill()
-        process.wait()
+        # A driver that hangs may hold a process that was killed.
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(_GONE_SECONDS)
         for pipe in (process.stdin, process.stdout):
             with contextlib.suppress(OSError):
                 pipe.close()

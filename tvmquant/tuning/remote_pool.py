@@ -1,9 +1,13 @@
-"""Candidates built here and measured on devices, as many at once as there are devices."""
+"""Candidates built here and measured on devices, as many at once as there are devices.
+
+The GPU of this machine is such a device, too.
+"""
 
 from __future__ import annotations
 
 import tempfile
 import warnings
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -12,13 +16,16 @@ from typing import Any
 from tvmquant.errors import RemoteError
 from tvmquant.schedules.workload import Workload
 from tvmquant.targets.device import Device, get_device
-from tvmquant.tuning.boards import Boards, Fleet
+from tvmquant.tuning.boards import Fleet
 from tvmquant.tuning.candidates import candidates
+from tvmquant.tuning.gpu import LocalGpu
 from tvmquant.tuning.pool import Outcome, Worker, WorkerError
 from tvmquant.tuning.round import Referee, Round, Trial, together
 from tvmquant.tuning.session import Job
 
 _BUILD_SECONDS = 120.0
+# A large layer takes a processor long.
+_REFERENCE_SECONDS = 900.0
 # Candidates a device and batch.
 _SHARE = 4
 # What a device must compute right to be trusted.
@@ -34,13 +41,20 @@ class RemotePool:
 
     Parameters
     ----------
-    fleet : Fleet
+    fleet : Fleet or LocalGpu
     device : Device
         What the devices are.
     workers : int
         Processes that build here.
     threads : int
         Threads that a candidate may use there.
+    builder : str
+        Class of the processes that build, as ``module:class``.
+
+    Attributes
+    ----------
+    device : Device
+        The same; of GPUs with the name of theirs.
 
     Raises
     ------
@@ -48,19 +62,25 @@ class RemotePool:
         If there is no device, or nothing can be built for it.
     """
 
-    def __init__(self, fleet: Fleet, device: Device, workers: int, threads: int = 1) -> None:
+    def __init__(
+        self,
+        fleet: Fleet | LocalGpu,
+        device: Device,
+        workers: int,
+        threads: int = 1,
+        builder: str = "tvmquant.tuning.remote_session:BuildSession",
+    ) -> None:
         self.device = device
-        self._builders = [
-            Worker(1, "tvmquant.tuning.remote_session:BuildSession") for _ in range(workers)
-        ]
+        self._builders = [Worker(1, builder) for _ in range(workers)]
         self._folder = tempfile.TemporaryDirectory(prefix="tvmquant-remote-")
         self._trials: dict[int, Trial] = {}
         self._timed: set[int] = set()
         self._next = 0
         self._closed = False
-        self._boards = Boards(fleet, device, threads, _warn)
+        self._boards = fleet.boards(device, threads, _warn)
         try:
             self._boards.gather()
+            self._name_gpu()
             self._referee = Referee(self._boards, self._make_proof())
         except BaseException:
             self.close()
@@ -74,8 +94,8 @@ class RemotePool:
 
     @property
     def batch(self) -> int:
-        """How many candidates keep all devices busy."""
-        return _SHARE * len(self._boards)
+        """How many candidates keep all devices and builders busy."""
+        return max(_SHARE * len(self._boards), len(self._builders))
 
     def build(self, jobs: Sequence[Job]) -> list[tuple[int, str]]:
         """As :meth:`Pool.build`; the candidates are measured as well.
@@ -133,6 +153,17 @@ class RemotePool:
             worker.close()
         self._folder.cleanup()
 
+    def _name_gpu(self) -> None:
+        """Times of different GPUs do not compare: only the most frequent model takes part."""
+        if self.device.cuda is None:
+            return
+        names = Counter(board.name for board in self._boards.alive)
+        ((name, _),) = names.most_common(1)
+        self.device = self._boards.target = replace(self.device, gpu=name)
+        for board in list(self._boards.alive):
+            if board.name != name:
+                self._boards.drop(board, f"it has an {board.name}, the others an {name}")
+
     def _trial(self, job: Job) -> Trial:
         number, self._next = self._next, self._next + 1
         trial = Trial(number, job, str(Path(self._folder.name, f"kernel{number}.so")))
@@ -148,7 +179,7 @@ class RemotePool:
             default = candidates(job.workload, host)[0]
             known = replace(job, device=host, rule=default.rule, config=default.config)
             try:
-                self._builders[0].ask("build", -1, known, seconds=_BUILD_SECONDS)
+                self._builders[0].ask("build", -1, known, seconds=_REFERENCE_SECONDS)
                 self._builders[0].ask("drop", [-1], seconds=_BUILD_SECONDS)
             except WorkerError as error:
                 raise RemoteError(

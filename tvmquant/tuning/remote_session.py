@@ -6,16 +6,17 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 
-import tvm
-
+from tvmquant.build import compile_module
 from tvmquant.errors import RemoteError
 from tvmquant.remote.address import Address
 from tvmquant.remote.device import DeviceInfo
 from tvmquant.remote.session import Session as Link
 from tvmquant.runtime.bundle import canonical
+from tvmquant.runtime.gpu import FLUSH
 from tvmquant.runtime.link import export_library
 from tvmquant.targets.device import Device
-from tvmquant.tuning.session import CandidateError, Job, Session, run_and_check, seconds_of
+from tvmquant.tuning.session import CandidateError, Job, Session, measured, where
+from tvmquant.tuning.timing import is_gpu, is_healthy
 
 # A reading of a device that says so is no reading.
 _LONGEST = 1e4
@@ -41,6 +42,12 @@ class Answer:
     text: str = ""
 
 
+def answer_to(error: CandidateError) -> Answer:
+    """What a candidate that cannot win is told."""
+    wrong = str(error).startswith("wrong output")
+    return Answer("wrong" if wrong else "failed", text=str(error))
+
+
 class BuildSession(Session):
     """Builds for another machine; as its base class, it builds and runs for this one, too."""
 
@@ -52,7 +59,7 @@ class BuildSession(Session):
         CandidateError, BundleError
             If it cannot be built, or not linked.
         """
-        executable = tvm.compile(job.program().functions, target=job.device.target)
+        executable = compile_module(job.program().functions, job.device)
         export_library(executable, Path(library), job.device.architecture)
 
 
@@ -63,7 +70,7 @@ class BoardSession:
         self._link: Link | None = None
 
     def open(self, address: Address, key: str, timeout: float, threads: int, device: Device) -> str:
-        """Connect, and return the name of the device.
+        """Connect, and return the name of the device: of its GPU, if it is to be used.
 
         Raises
         ------
@@ -83,7 +90,9 @@ class BoardSession:
                 used = int(current())
             if used < threads:
                 raise RemoteError(f"{address} has {used} threads, {threads} are wanted")
-        return info.cpu if info is not None else "unnamed device"
+        if info is None:
+            return "unnamed device"
+        return info.cpu if device.cuda is None else info.gpu
 
     def run(self, job: Job, library: str, best: float) -> Answer:
         """Send a candidate, run it once, check its output, and time it.
@@ -100,19 +109,18 @@ class BoardSession:
         link, path = self._link, Path(library)
         if link is None:
             return Answer("lost", text="no connection")
+        device = where(job.device, link.rpc)
         try:
-            program = job.program()
+            flush = FLUSH if is_gpu(device) and link.function(FLUSH) is not None else ""
             module = link.load(path)
             with link.talking("run a kernel"):
-                built = program.loaded(module, link.rpc.cpu(0))
-                run_and_check(built, job)
-                seconds = seconds_of(built, link.rpc.cpu(0), best)
+                seconds = measured(job, module, device, best, flush)
             link.remove(path.name)
         except CandidateError as error:
-            kind = "wrong" if str(error).startswith("wrong output") else "failed"
-            return Answer(kind, text=str(error))
+            return answer_to(error)
         except RemoteError as error:
-            return Answer("lost" if link.lost else "failed", text=str(error))
+            sick = link.lost or (is_gpu(device) and not is_healthy(device))
+            return Answer("lost" if sick else "failed", text=str(error))
         if not 0 < seconds < _LONGEST:
             return Answer("lost", text=f"{link.address} answers with times that make no sense")
         return Answer("time", seconds)
@@ -131,8 +139,26 @@ def _check_kind(address: Address, info: DeviceInfo, device: Device) -> None:
         raise RemoteError(
             f"{address} is {there}, {device.name} is {device.architecture}: give its --target"
         )
+    if device.cuda is not None:
+        _check_gpu(address, info, device)
+        return
     lacking = sorted(device.features - set(info.features)) if info.features else []
     if lacking:
         raise RemoteError(
             f"{address} ({info.cpu}) lacks {', '.join(lacking)}: give another --target"
+        )
+
+
+def _check_gpu(address: Address, info: DeviceInfo, device: Device) -> None:
+    wanted = device.cuda_archs[0]
+    if not info.gpu:
+        raise RemoteError(f"{address} has no NVIDIA GPU, or no driver: give another address")
+    if info.gpu_arch != wanted:
+        raise RemoteError(
+            f"{address} has a GPU of {info.gpu_arch} ({info.gpu}), not of {wanted}: give --target "
+            f"cuda-{info.gpu_arch}"
+        )
+    if device.gpu not in ("", info.gpu):
+        raise RemoteError(
+            f"{address} has an {info.gpu}, the others an {device.gpu}: tune for each apart"
         )

@@ -19,7 +19,7 @@ from tvmquant.schedules.space import configured
 from tvmquant.schedules.workload import Kernel, Workload
 from tvmquant.targets.device import Device
 from tvmquant.tuning.data import Case, make_case
-from tvmquant.tuning.timing import seconds_of
+from tvmquant.tuning.timing import is_gpu, seconds_of
 
 # What memory is filled with that a kernel must write.
 _GARBAGE = 0xA5
@@ -224,6 +224,10 @@ def run_and_check(built: Built, job: Task) -> None:
         If it differs.
     """
     built.module[built.name](*built.args)
+    _check_output(built, job)
+
+
+def _check_output(built: Built, job: Task) -> None:
     results = [arg.numpy() for arg in built.args[job.compared]]
     _check(results, Path(job.reference), job.exact)
 
@@ -231,6 +235,34 @@ def run_and_check(built: Built, job: Task) -> None:
 def time_of(built: Built, best: float, flush: str = "") -> float:
     """See :func:`tvmquant.tuning.timing.seconds_of`."""
     return seconds_of(built.module, built.name, built.args, built.device, best, flush)
+
+
+def measured(job: Job, module: Any, device: Any, best: float, flush: str = "") -> float:
+    """Run and check a candidate that was loaded, and return the seconds of a run.
+
+    Parameters
+    ----------
+    job : Job
+        Its reference must exist.
+    module : tvm.runtime.Module
+    device : tvm.runtime.Device
+        Where its arrays shall be.
+    best : float
+    flush : str
+        See :func:`tvmquant.tuning.timing.seconds_of`.
+
+    Raises
+    ------
+    CandidateError
+        If its output is wrong; on a GPU also if it is after many runs.
+    """
+    built = job.program().loaded(module, device)
+    run_and_check(built, job)
+    seconds = time_of(built, best, flush)
+    if is_gpu(device):
+        # Threads that race for memory are right most of the time.
+        _check_output(built, job)
+    return seconds
 
 
 def where(device: Device, machine: Any = tvm) -> Any:

@@ -75,6 +75,22 @@ def is_gpu(device: Any) -> bool:
     return device.dlpack_device_type() % RPC_SESS_MASK == tvm.cuda().dlpack_device_type()
 
 
+def is_healthy(device: Any) -> bool:
+    """Whether a GPU still answers this process: a bad access spoils CUDA until the process ends.
+
+    Parameters
+    ----------
+    device : tvm.runtime.Device
+        Of this machine or of another one.
+    """
+    probe = np.arange(64, dtype=np.int32)
+    try:
+        device.sync()
+        return bool(np.array_equal(tvm.runtime.tensor(probe, device).numpy(), probe))
+    except Exception:
+        return False
+
+
 def _middle(times: list[float]) -> float:
     """Mean of the middle half: events tick more coarsely than a median of them deserves."""
     quarter = len(times) // 4
