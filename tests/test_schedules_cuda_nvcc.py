@@ -9,6 +9,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from cuda_tools import launches_of
 from test_schedules_cuda import LAYERS, conv
 
 from tvmquant.schedules.cuda.kernel import tensor_core_kernel
@@ -19,21 +20,28 @@ pytestmark = pytest.mark.skipif(not shutil.which("nvcc"), reason="nvcc is not in
 RESNET = conv((8, 28, 28, 128), 128, (3, 3))
 
 
-def cubin(kernel, folder):
-    """Machine code of a kernel, and what ptxas says of it."""
-    launch = kernel.launch
+def entry(launch, name):
+    """A launch as a kernel of this name."""
     types = re.search(rf"void {launch.name}\((.*?)\) \{{", launch.source)[1].split(", ")[:-1]
     names = ", ".join(t.split("*")[1] for t in types)
-    text = launch.source + (
-        f'extern "C" __global__ void __launch_bounds__({launch.threads}) kernel('
+    return launch.source + (
+        f'extern "C" __global__ void __launch_bounds__({launch.threads}) {name}('
         f"{', '.join(types)}) {{ extern __shared__ __align__(128) uint8_t shared[]; "
         f"{launch.name}({names}, shared); }}\n"
     )
+
+
+def cubin(kernel, folder):
+    """Machine code of a kernel's launches, and what ptxas says of it."""
+    launches = launches_of(kernel)
+    text = "".join(entry(launch, f"kernel_{i}") for i, launch in enumerate(launches))
     source = folder / "kernel.cu"
     source.write_text(text)
     output = folder / "kernel.cubin"
+    name = kernel.arch.compiled.removeprefix("sm_")
+    gencode = f"-gencode=arch=compute_{name},code=sm_{name}"
     done = subprocess.run(
-        ["nvcc", "-cubin", f"-arch={kernel.arch.name}", "-Xptxas", "-v", "-o", output, source],
+        ["nvcc", "-cubin", gencode, "-Xptxas", "-v", "-o", output, source],
         capture_output=True,
         text=True,
         check=False,
@@ -60,8 +68,14 @@ def machine_code(path):
 def check(workload, arch, folder, *expected, form=""):
     """Compile: nothing is spilled, and the machine code has what was meant."""
     kernel = tensor_core_kernel(workload, arch_of(arch))
-    path, told = cubin(kernel.with_residual(form) if form else kernel, folder)
-    assert "0 bytes spill stores, 0 bytes spill loads" in told, told
+    return check_kernel(kernel.with_residual(form) if form else kernel, folder, *expected)
+
+
+def check_kernel(kernel, folder, *expected):
+    """As :func:`check`, of any kernel."""
+    path, told = cubin(kernel, folder)
+    clean = told.count("0 bytes spill stores, 0 bytes spill loads")
+    assert clean == len(launches_of(kernel)) == told.count("bytes spill stores"), told
     if expected:
         code = machine_code(path)
         found = set(re.findall(r"\b(?:[IB]MMA|STG)\S*", code))
@@ -107,6 +121,47 @@ def test_sums_of_slices_are_stored_in_pairs(tmp_path):
 
 def test_additions_keep_the_lines(tmp_path):
     check(RESNET, "sm_80", tmp_path, LINE, form="float")
+
+
+def per_product(code):
+    """Instructions of the longest loop that has products, for each product."""
+    best = (0, 0)
+    for function in code.split("Function :"):
+        found = re.findall(r"/\*([0-9a-f]{4,5})\*/\s+(.*?);", function)
+        place = {int(at, 16): index for index, (at, _) in enumerate(found)}
+        for index, (at, text) in enumerate(found):
+            target = re.search(r"\bBRA\S*\s.*0x([0-9a-f]+)", text)
+            if target and int(target[1], 16) < int(at, 16):
+                body = [text for _, text in found[place[int(target[1], 16)] : index + 1]]
+                products = sum(bool(re.search(r"\b[IB]MMA", text)) for text in body)
+                best = max(best, (products, len(body)))
+    return best[1] / best[0]
+
+
+@pytest.mark.parametrize(
+    "arch, bits, instruction, most",
+    [
+        ("sm_90", 1, "BMMA.168256.AND", 4),
+        pytest.param("sm_80", 1, "BMMA.168256.XOR", 3.2, marks=slow),
+        pytest.param("sm_80", 4, "IMMA.16864.U4.S4", 3.2, marks=slow),
+        pytest.param("sm_75", 4, "IMMA.8832.U4.S4", 3.2, marks=slow),
+        pytest.param("sm_75", 1, "BMMA.88128.XOR", 3.2, marks=slow),
+    ],
+)
+def test_packed_activations_leave_little_beside_the_products(
+    arch, bits, instruction, most, tmp_path
+):
+    workload = Workload("matmul", (4096, 4096), (4096, 4096), x_bits=bits, w_bits=bits)
+    kernel = tensor_core_kernel(workload, arch_of(arch))
+    config = next(config for config in kernel.configs() if config["packed"])
+    check_kernel(kernel.with_config(config), tmp_path, instruction, LINE)
+    assert per_product(machine_code(tmp_path / "kernel.cubin")) < most
+
+
+def test_blocks_that_share_their_depth_store_whole_lines(tmp_path):
+    workload = Workload("matmul", (1, 25088), (64, 25088))
+    kernel = check(workload, "sm_90", tmp_path, "IMMA.16832.U8.S8", LINE)
+    assert kernel.plan.splits > 1
 
 
 @slow

@@ -8,8 +8,8 @@ from cuda_tools import run_kernel
 from kernel_tools import expected, make_data
 from test_schedules_cuda import LAYERS, conv
 
-from tvmquant.schedules.cuda.kernel import tensor_core_kernel
 from tvmquant.schedules.cuda.candidates import choose
+from tvmquant.schedules.cuda.kernel import tensor_core_kernel
 from tvmquant.schedules.cuda.plan import products_of
 from tvmquant.schedules.space import ConfigError
 from tvmquant.schedules.workload import Workload

@@ -120,6 +120,7 @@ __device__ __forceinline__ Place sums_of_block(Sums<S> &acc, const uint8_t *__re
 #pragma unroll
   for (int i = 0; i < S::STAGES - 1; ++i) fetch(i);
 
+#pragma unroll 1
   for (int turn = 0; turn < count; ++turn) {
     copy_wait<S::STAGES - 2>();
     __syncthreads();

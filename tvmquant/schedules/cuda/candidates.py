@@ -19,8 +19,8 @@ _SLICED = 64
 # Rows or channels of a block, and the warps that share them.
 _HEIGHTS = ((16, 1), (32, 1), (32, 2), (64, 1), (64, 2), (128, 2), (128, 4), (256, 4))
 _WIDTHS = ((8, 1), *_HEIGHTS)
-# Registers that a thread may have.
-_REGISTERS = 216
+# Registers that a thread may have: fewer where activations are packed in registers.
+_REGISTERS, _REGISTERS_PACKED = 216, 240
 # Parts of K of different blocks, and the slots that each must have at least.
 _SPLITS = (2, 4, 8, 16)
 _FEWEST_SLOTS = 4
@@ -78,7 +78,8 @@ def _fits(workload: Workload, plan: Plan, arch: Arch) -> bool:
         return False
     if not 2 <= plan.threads // 32 <= 8:
         return False
-    return registers(workload, plan, arch) <= min(_REGISTERS, FILE // plan.threads)
+    most = min(_REGISTERS_PACKED if plan.packed else _REGISTERS, FILE // plan.threads)
+    return registers(workload, plan, arch) <= most
 
 
 def choose(workload: Workload, arch: Arch) -> Plan | None:

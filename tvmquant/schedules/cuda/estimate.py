@@ -21,8 +21,10 @@ _RATE = {"U8S8": 2048, "U4S4": 4096, "BITS_XOR": 16384, "BITS_AND": 16384}
 # Cycles: from shared memory through the tensor core, from global memory, of a barrier, of one
 # more kernel.
 _STEP_LATENCY, _MEMORY_LATENCY, _BARRIER, _LAUNCH = 60, 500, 40, 4000
-# Bytes of a cycle that all multiprocessors together read and write.
-_MEMORY_RATE = 2000
+# Bytes of a cycle: that a multiprocessor gets from the cache, that all of them read and write.
+_COPY_RATE, _MEMORY_RATE = 32, 2000
+# Instructions of a thread for every slot, to bring a vector of bytes in, or a single byte.
+_SLOT, _COPY, _BYTE = 60, 8, 25
 # Cycles of a multiprocessor for counting the bits of 16 rows and 256 channels.
 _COUNTING = 7
 FILE = 65536
@@ -57,14 +59,18 @@ def estimate(workload: Workload, plan: Plan, arch: Arch) -> float:
     warps = plan.threads // 32 // plan.slices
     rows = plan.warp_m * plan.element_bits / 8
     fragments = warps * plan.block_k * (rows + plan.warp_n * plan.w_bits / 8) / 128
-    copies = (plan.block_m * plan.row_bytes + plan.weight_bytes) / 40
+    copies = (plan.block_m * plan.row_bytes + plan.weight_bytes) / _COPY_RATE
     steps = plan.block_k / plan.step
     operands = warps * steps * plan.warp_m / 16 * _operand_cycles(plan)
+    issued = plan.threads / 128 * _instructions(workload, plan)
     busy = min(resident, -(-blocks // arch.multiprocessors))
     # A warp's own steps follow each other; memory answers late, if blocks are few.
     own = steps / plan.slices * (_STEP_LATENCY + plan.warp_m * plan.warp_n / 128 * 4)
     latency = _MEMORY_LATENCY / (plan.stages - 1)
-    slot = max(max(products, fragments, copies, operands) * busy, own, latency) + _BARRIER
+    work = max(products, fragments, copies, operands, issued)
+    slot = max(work * busy, own, latency)
+    # Memory is not equally late each time: more stages are a little better.
+    slot += _BARRIER + latency / 16
     sums = plan.slices * tile / 16 if plan.slices > 1 else 0
     main = waves * (slots * slot + 400 + (tile / 64 + sums) * busy)
     return main + _other_launches(workload, plan)
@@ -75,6 +81,15 @@ def _operand_cycles(plan: Plan) -> float:
     parts = plan.element_bits * STEP[plan.product] // 256
     packing = (parts - 1) * 4 / 2
     return packing + (_COUNTING if plan.product == "BITS_AND" else 0)
+
+
+def _instructions(workload: Workload, plan: Plan) -> float:
+    """Instructions of a thread for a slot."""
+    vector, rows, columns = vector_of(workload, plan), plan.warp_m / 16, plan.warp_n / 8
+    vectors = plan.block_m * plan.row_bytes / vector / plan.threads
+    step = rows * columns + columns + rows * (1 + 2 * _operand_cycles(plan))
+    steps = plan.block_k / plan.step / plan.slices
+    return _SLOT + steps * step + vectors * (_COPY if vector >= 4 else _BYTE)
 
 
 def _other_launches(workload: Workload, plan: Plan) -> float:
