@@ -96,5 +96,6 @@ def compile_module(mod: Any, device: Device, **options: Any) -> Any:
     options
         Passed on.
     """
-    with nvcc() if device.cuda else nullcontext(), device.target:
+    archs = device.compiled_archs
+    with nvcc(archs) if archs else nullcontext(), device.target:
         return tvm.compile(mod, target=device.target, **options)

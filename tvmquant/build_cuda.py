@@ -10,18 +10,23 @@ from __future__ import annotations
 import ctypes
 import os
 import shutil
-import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
+
+import tvm
+import tvm_ffi
+from tvm.support.nvcc import compile_cuda
 
 from tvmquant.errors import TargetError, TvmQuantError
 from tvmquant.runtime.gpu import cuda_is_loaded, load_cuda
 from tvmquant.runtime.toolchain import find_toolchain, machine
 
-_MODE = "TVM_CUDA_COMPILE_MODE"
+# What TVM calls to compile CUDA, and where it looks for an option of its own.
+_HOOK = "tvm_callback_cuda_compile"
+_NO_FAST_MATH = "TVM_CUDA_NVCC_NO_FAST_MATH"
 _CALLS = (
     "cuDeviceGetName cuFuncSetAttribute cuLaunchKernelEx cuModuleGetFunction cuModuleLoadData "
     "cuModuleUnload cuTensorMapEncodeTiled"
@@ -89,27 +94,50 @@ def check_nvcc() -> None:
 
 
 @contextmanager
-def nvcc() -> Iterator[None]:
-    """TVM compiles CUDA with nvcc here.
+def nvcc(archs: Sequence[str]) -> Iterator[None]:
+    """TVM compiles CUDA with nvcc here, to machine code for each of the architectures.
+
+    Without ``--use_fast_math``, TVM's default: it would round divisions otherwise than a
+    processor does, and so quantize some values to the next integer.
+
+    Parameters
+    ----------
+    archs : sequence of str
+        As nvcc calls them, for example ``sm_80`` or ``sm_90a``.
 
     Raises
     ------
     TargetError
         If nvcc is not installed.
+    TvmQuantError
+        If it fails.
     """
     check_nvcc()
     load_runtime()
-    before = os.environ.get(_MODE)
-    os.environ[_MODE] = "nvcc"
+    numbers = [name.removeprefix("sm_") for name in archs]
+    wanted = [f"-gencode=arch=compute_{number},code=sm_{number}" for number in numbers]
+    failures: list[str] = []
+
+    def compile_all(code: str) -> bytearray:
+        try:
+            return compile_cuda(code, target_format="fatbin", arch=wanted, compiler="nvcc")
+        except RuntimeError as error:
+            lines = str(error).rpartition("Compilation error:")[2].splitlines()
+            failures.append(" ".join([line for line in lines if "error" in line.lower()][:2]))
+            raise
+
+    hook, fast = tvm.get_global_func(_HOOK), os.environ.get(_NO_FAST_MATH)
+    tvm_ffi.register_global_func(_HOOK, compile_all, override=True)
+    os.environ[_NO_FAST_MATH] = "1"
     try:
         yield
-    except (RuntimeError, subprocess.CalledProcessError) as error:
-        if "nvcc" not in str(error) and "ptxas" not in str(error):
+    except RuntimeError as error:
+        if not failures:
             raise
-        lines = [line for line in str(error).splitlines() if "error" in line.lower()]
-        raise TvmQuantError(f"nvcc failed: {' '.join(lines[:2])}") from error
+        raise TvmQuantError(f"nvcc failed: {failures[0] or 'it does not say why'}") from error
     finally:
-        if before is None:
-            del os.environ[_MODE]
+        tvm_ffi.register_global_func(_HOOK, hook, override=True)
+        if fast is None:
+            del os.environ[_NO_FAST_MATH]
         else:
-            os.environ[_MODE] = before
+            os.environ[_NO_FAST_MATH] = fast

@@ -12,6 +12,7 @@ import tvm
 from tvm import relax
 
 from tvmquant.build import build, workspace_bytes
+from tvmquant.build_cuda import check_nvcc
 from tvmquant.edges import describe_edges
 from tvmquant.errors import InputError
 from tvmquant.layers import describe_layers
@@ -44,6 +45,7 @@ def compile(
     database: Any = None,
     max_drop: float | None = None,
     dataset: Any = None,
+    fatbin: Sequence[str] = (),
     progress: Progress | None = None,
 ) -> CompiledModel:
     """Quantize a model and compile it for a device.
@@ -84,6 +86,9 @@ def compile(
         same network at 8 bits. ``CompiledModel.max_drop_report`` says which layers and why.
     dataset : path or dict, optional
         ``x`` (or arrays by input name) and ``y``, class numbers, if there are any.
+    fatbin : sequence of str, optional
+        CUDA architectures that there shall be machine code for beside the target's, for example
+        ``["sm_80", "sm_90"]``. Kernels are chosen among those that none of them emulates.
     progress : callable, optional
         ``(stage, done, total)`` for a progress bar.
 
@@ -100,6 +105,10 @@ def compile(
         If even 8 bits in all layers lose more than ``max_drop``.
     """
     device = get_device(target)
+    if fatbin:
+        device = device.with_fatbin(fatbin)
+    if device.cuda is not None:
+        check_nvcc()
     trials = _trials(tune, database)
     lookup = active_database(database, device)
     options = {
@@ -171,6 +180,7 @@ def _build(
         expanded_bytes=_bytes(function.params[len(quantized.inputs) :]),
         workspace_bytes=workspace_bytes(lowered),
         edges=describe_edges(quantized.mod),
+        cuda_archs=list(device.compiled_archs),
     )
     return CompiledModel.from_build(
         executable, manifest, lambda: build(lowered, device, system_library=True)

@@ -18,7 +18,13 @@ from tvmquant import __version__
 from tvmquant.cli.devices import devices
 from tvmquant.cli.export import export
 from tvmquant.cli.inspect import inspect
-from tvmquant.cli.model import model_options, model_settings, parse_target, target_option
+from tvmquant.cli.model import (
+    model_options,
+    model_settings,
+    parse_fatbin,
+    parse_target,
+    target_option,
+)
 from tvmquant.cli.remote import opened, remote_options, serve, tracker
 from tvmquant.errors import InputError, TvmQuantError
 
@@ -83,6 +89,12 @@ def recipes(name: str | None, bits: str | None) -> None:
 )
 @target_option()
 @click.option(
+    "--fatbin",
+    metavar="sm_80,sm_90",
+    help="For a CUDA target: machine code for these architectures as well, of kernels that all "
+    "of them run without emulation.",
+)
+@click.option(
     "--max-drop",
     type=click.FloatRange(0),
     help="Raise layers to 8 bits until no more is lost on --dataset: percentage points of top-1 "
@@ -101,6 +113,7 @@ def compile_command(
     model: Path,
     output: Path,
     target: str,
+    fatbin: str | None,
     max_drop: float | None,
     dataset: Path | None,
     save_recipe: Path | None,
@@ -116,6 +129,7 @@ def compile_command(
     # Everything cheap is checked before the work starts.
     settings = model_settings(**options)
     parsed_target = parse_target(target)
+    settings["fatbin"] = parse_fatbin(fatbin, parsed_target)
     check_destination(output)
     if (max_drop is None) != (dataset is None):
         raise InputError("--max-drop and --dataset belong together: give both or neither")
@@ -135,8 +149,10 @@ def compile_command(
         output_console().print(report.table())
     elif report is not None:
         click.echo(str(report))
+    several = f" ({' '.join(manifest.cuda_archs)})" if len(manifest.cuda_archs) > 1 else ""
     click.echo(
-        f"{output}: {manifest.precision} for {manifest.target}, {len(manifest.layers)} layers, "
+        f"{output}: {manifest.precision} for {manifest.target}{several}, "
+        f"{len(manifest.layers)} layers, "
         f"{bundle_bytes(output):,} bytes"
     )
 

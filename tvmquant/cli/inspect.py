@@ -75,6 +75,8 @@ def _layers(folder: Path, as_json: bool) -> None:
     click.echo(f"source     {manifest.source or '-'}")
     click.echo(f"precision  {manifest.precision}")
     click.echo(f"target     {manifest.target} ({' '.join(manifest.features) or 'no features'})")
+    if manifest.cuda_archs:
+        click.echo(f"code for   {' '.join(manifest.cuda_archs)}")
     click.echo(f"inputs     {'; '.join(map(str, manifest.inputs))}")
     click.echo(f"outputs    {'; '.join(map(str, manifest.outputs))}")
     click.echo(f"size       {size:,} bytes, of which constants {manifest.weight_bytes:,}")

@@ -105,6 +105,25 @@ def parse_target(text: str) -> str | dict[str, Any]:
     return target
 
 
+def parse_fatbin(text: str | None, target: str | dict[str, Any]) -> list[str]:
+    """``sm_80,sm_90``, for a target.
+
+    Raises
+    ------
+    TargetError
+        If there is no such architecture, or the target is no GPU.
+    """
+    from tvmquant.targets.device import get_device
+
+    if text is None:
+        return []
+    names = [name.strip() for name in text.split(",") if name.strip()]
+    if not names:
+        raise TargetError(f"--fatbin {text!r}: write the architectures as sm_80,sm_90")
+    get_device(target).with_fatbin(names)
+    return names
+
+
 def target_option(default: str | None = "host") -> Callable[[Any], Any]:
     """``--target``."""
     return click.option(

@@ -104,7 +104,7 @@ def why_no_gpu(archs: Sequence[str], here: Gpu | None, machine: str = "this mach
     machine : str
         What to call it.
     """
-    made = " and ".join(archs)
+    made = " and ".join(arch.removesuffix("a") for arch in archs)
     if here is None:
         return (
             f"it was compiled for an NVIDIA GPU ({made}), {machine} has none or no driver: "

@@ -74,6 +74,13 @@ class Device:
         return tuple(sorted({target["arch"], *self.fatbin}, key=lambda name: arch_of(name).sm))
 
     @property
+    def compiled_archs(self) -> tuple[str, ...]:
+        """The same as nvcc has to make them, for example ``sm_90a``."""
+        common = self.cuda
+        special = "a" if common is not None and common.wgmma else ""
+        return tuple(name + special for name in self.cuda_archs)
+
+    @property
     def isa(self) -> str:
         """Best instruction set for integer dot products.
 
