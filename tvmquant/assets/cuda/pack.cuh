@@ -1,6 +1,7 @@
 // Packs activations: of bytes, of which only the lowest bits are used, it makes nibbles or bits.
 #ifndef TVMQUANT_PACK
 #define TVMQUANT_PACK
+#include "loader.cuh"
 #include "requantize.cuh"
 
 namespace tvmquant {
@@ -13,13 +14,14 @@ __device__ __forceinline__ void pack_pixels(const uint8_t *__restrict__ x,
                                             const int *__restrict__ qinfo,
                                             unsigned *__restrict__ packed) {
   constexpr int64_t ROWS = int64_t(S::PIXELS) * S::GROUPS, END = (ROWS + 1) * S::WORDS;
-  const int64_t at = int64_t(blockIdx.x) * S::THREADS + threadIdx.x;
+  using Index = typename Offset<(END + S::THREADS < int64_t(1) << 32)>::Type;
+  const Index at = Index(blockIdx.x) * S::THREADS + threadIdx.x;
   if (at >= END + 4) return;
-  const int64_t row = at / S::WORDS;
+  const Index row = at / S::WORDS;
   const int first = int(at % S::WORDS) * 4 * S::PARTS;
   unsigned bytes[S::PARTS] = {};
   if (row < ROWS) {
-    const uint8_t *const from = x + row * S::CHANNELS + first;
+    const uint8_t *const from = x + int64_t(row) * S::CHANNELS + first;
     if constexpr (S::READ >= 4) {
 #pragma unroll
       for (int i = 0; i < S::PARTS * 4; i += S::READ) {

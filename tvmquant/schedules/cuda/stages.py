@@ -130,7 +130,7 @@ def _packing(name: str, workload: Workload, plan: Plan) -> Launch:
     takes = ("x", "qinfo", "packed")
     call = f"tvmquant::pack_pixels<{name}_sizes>(x, qinfo, reinterpret_cast<unsigned *>(packed))"
     body = settings(name, values, {}) + definition(name, _types(workload, plan, takes), call)
-    source = with_headers(body, "requantize.cuh", "pack.cuh")
+    source = with_headers(body, "ptx.cuh", "requantize.cuh", "loader.cuh", "pack.cuh")
     blocks = -(-packed_bytes(workload, plan) // (4 * _THREADS))
     return Launch(name, source, (blocks, 1, 1), _THREADS, 0, takes)
 
