@@ -1,6 +1,7 @@
 // The instructions of tvmquant/assets/cuda/ptx.cuh, as the PTX ISA says what they do.
 #pragma once
 #include "emulator.h"
+#include "intrinsics.h"
 
 namespace tvmquant {
 
@@ -93,6 +94,34 @@ void multiply_16(int (&c)[4], const unsigned (&a)[4], const unsigned (&b)[2]) {
       sum += unsigned(dot_word<P>(left, right));
     }
     c[r] = int(sum);
+  }
+  emulator::wait(1);
+}
+
+inline uint4 load_stream(const uint4 *from) {
+  if (reinterpret_cast<uintptr_t>(from) % 16) emulator::fail("a vector is not aligned");
+  return *from;
+}
+
+// By bytes: element (r, k) of a is byte k % 4 of word k / 16 * 2 + r / 8 of lane
+// r % 8 * 4 + k % 16 / 4, element (k, n) of b byte k % 4 of word k / 16 of lane n * 4 + k % 16 / 4.
+inline void multiply_bytes(int (&c)[4], const unsigned (&a)[4], uint2 b) {
+  auto &own = emulator::own();
+  std::memcpy(own.exchange, a, 16);
+  std::memcpy(own.exchange + 4, &b, 8);
+  emulator::wait(1);
+  const int lane = emulator::lane();
+  for (int i = 0; i < 4; ++i) {
+    const int row = lane / 4 + i / 2 * 8, column = lane % 4 * 2 + i % 2;
+    int sum = 0;
+    for (int k = 0; k < 32; ++k) {
+      const auto &left = emulator::of_lane(row % 8 * 4 + k % 16 / 4);
+      const auto &right = emulator::of_lane(column * 4 + k % 16 / 4);
+      const int shift = k % 4 * 8;
+      sum += int8_t(left.exchange[k / 16 * 2 + row / 8] >> shift) *
+             int8_t(right.exchange[4 + k / 16] >> shift);
+    }
+    c[i] += sum;
   }
   emulator::wait(1);
 }

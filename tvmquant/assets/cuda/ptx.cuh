@@ -85,5 +85,20 @@ __device__ __forceinline__ void multiply_16(int (&c)[4], const unsigned (&a)[4],
   if constexpr (P == BITS_AND) TVMQUANT_MMA16("m16n8k256", "b1.b1", ".and.popc");
 }
 
+// Sixteen bytes that are read once.
+__device__ __forceinline__ uint4 load_stream(const uint4 *from) {
+  uint4 r;
+  asm volatile("ld.global.nc.L1::no_allocate.v4.u32 {%0,%1,%2,%3}, [%4];"
+               : "=r"(r.x), "=r"(r.y), "=r"(r.z), "=r"(r.w)
+               : "l"(from));
+  return r;
+}
+
+// c[16x8] += a[16 x 32 bytes] * b[32 bytes x 8], both signed. From sm_80.
+__device__ __forceinline__ void multiply_bytes(int (&c)[4], const unsigned (&a)[4], uint2 pair) {
+  const unsigned b[2] = {pair.x, pair.y};
+  TVMQUANT_MMA16("m16n8k32", "s8.s8", "");
+}
+
 }  // namespace tvmquant
 #endif

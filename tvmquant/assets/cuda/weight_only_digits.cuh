@@ -1,0 +1,179 @@
+// Float activations as integers of one step for each unit of K, cut into four signed bytes.
+//
+// The step is the power of two that is 2^-29 of the power of two below the largest magnitude of the
+// unit: an activation x is (65536 (256 d0 + d1) + 256 d2 + d3) steps, rounded, with bytes d. Their
+// products with integer weights are exact on tensor cores. A unit with an infinity or a NaN has the
+// step NaN.
+#ifndef TVMQUANT_WEIGHT_ONLY_DIGITS
+#define TVMQUANT_WEIGHT_ONLY_DIGITS
+#include "ptx.cuh"
+
+namespace tvmquant {
+
+// The memory of a block's digits. A row of activations has four columns of the products' second
+// operand, the highest digit first; one product takes two rows, or one row twice.
+template <class S>
+struct Digits {
+  static constexpr int PAIRS = S::ROWS == 1 ? 1 : S::ROWS / 2;
+  static constexpr int COLUMNS = S::ROWS == 1 ? 4 : 8;
+  static constexpr int SPAN = S::UNIT * S::SPAN_UNITS;
+  static constexpr int CHUNK = S::WARPS_K * S::ROUNDS;  // spans
+  static constexpr int SPANS = CHUNK < S::SPANS ? CHUNK : S::SPANS;
+  static constexpr int UNITS = SPANS * S::SPAN_UNITS;
+  // Bytes of the digits, of the steps [unit][row], and of the sums [unit][row][2] of the upper and
+  // of the lower half of the integers, for zero points.
+  static constexpr int WORDS = SPANS * SPAN * S::ROWS * 4;
+  static constexpr int STEPS = UNITS * S::ROWS * 4;
+  static constexpr int SUMS = S::ZERO_POINTS ? STEPS * 2 : 0;
+  static constexpr int BYTES = (WORDS + STEPS + SUMS + 15) / 16 * 16;
+
+  // Word `place` (of eight: four elements of K each) of a column; BLOCK counts 32 elements of K.
+  // Columns of neighbouring blocks change places, so that neither side meets a bank twice.
+  __device__ static __forceinline__ int at(int block, int pair, int column, int place) {
+    return ((block * PAIRS + pair) * COLUMNS + (column ^ (block & 3))) * 8 + place;
+  }
+};
+
+// Four bytes of each of four words, transposed: byte b of r[i] is byte i of w[b].
+__device__ __forceinline__ void transpose_bytes(unsigned (&r)[4], const unsigned (&w)[4]) {
+  const unsigned low01 = __byte_perm(w[0], w[1], 0x5140), low23 = __byte_perm(w[2], w[3], 0x5140);
+  const unsigned high01 = __byte_perm(w[0], w[1], 0x7362), high23 = __byte_perm(w[2], w[3], 0x7362);
+  r[0] = __byte_perm(low01, low23, 0x5410);
+  r[1] = __byte_perm(low01, low23, 0x7632);
+  r[2] = __byte_perm(high01, high23, 0x5410);
+  r[3] = __byte_perm(high01, high23, 0x7632);
+}
+
+// Four elements of K of a row, which a lane has; a unit is LANES of them.
+template <class S>
+struct Quad {
+  using D = Digits<S>;
+  static constexpr int QUADS = D::SPANS * D::SPAN / 4, LANES = S::UNIT / 4;
+  static constexpr int PIECES = (QUADS + 31) / 32;  // of a row: what a warp takes together
+  int row, quad, unit;  // of the chunk
+  int k, there;         // the first one, how many follow before the group or the row ends
+  bool kept;            // there is such a quad: known where warps share the rows evenly
+
+  __device__ __forceinline__ Quad(int piece, int lane, int chunk, bool even) {
+    row = piece / PIECES;
+    quad = piece % PIECES * 32 + lane;
+    unit = quad / LANES;
+    const int of_all = chunk * D::CHUNK * S::SPAN_UNITS + unit, group = of_all / S::GROUP_UNITS;
+    const int inside = of_all % S::GROUP_UNITS * S::UNIT + quad % LANES * 4;
+    k = group * S::GROUP + inside;
+    kept = even || (row < S::ROWS && quad < QUADS);
+    there = kept ? min(S::GROUP - inside, S::DEPTH - k) : 0;
+  }
+};
+
+template <class S>
+__device__ __forceinline__ void read_quad(float (&value)[4], const float *from, int there) {
+#pragma unroll
+  for (int i = 0; i < 4; ++i) value[i] = 0.0f;
+  if constexpr (S::GROUP % 4 == 0 && S::DEPTH % 4 == 0) {
+    if (there > 0) {
+      const float4 read = *reinterpret_cast<const float4 *>(from);
+      value[0] = read.x, value[1] = read.y, value[2] = read.z, value[3] = read.w;
+    }
+  } else {
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      if (i < there) value[i] = from[i];
+    }
+  }
+}
+
+// Stores step and digits. MOST has the bits of the largest magnitude of the unit.
+template <class S>
+__device__ __forceinline__ void store_quad(const float (&value)[4], int most, const Quad<S> &at,
+                                           unsigned *words, float *steps, float *sums) {
+  using D = Digits<S>;
+  constexpr int LANES = Quad<S>::LANES;
+  // The step is a normal number, and so is its inverse: 2^-e has 2 * 127 - (e + 127).
+  const int exponent = max(most >> 23, 30);
+  const float inverse = __int_as_float((254 + 29 - exponent) << 23);
+  const float step = __int_as_float(most < 0x7F800000 ? (exponent - 29) << 23 : 0x7FC00000);
+  int number[4];
+  unsigned shifted[4], digit[4];
+#pragma unroll
+  for (int i = 0; i < 4; ++i) {
+    number[i] = __float2int_rn(value[i] * inverse);
+    shifted[i] = unsigned(number[i]) + 0x80808080u;  // carries make the bytes signed
+  }
+  transpose_bytes(digit, shifted);
+  if (at.kept) {
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      const int place = D::at(at.quad / 8, at.row / 2, at.row % 2 * 4 + 3 - i, at.quad % 8);
+      words[place] = digit[i] ^ 0x80808080u;
+    }
+    if (at.quad % LANES == 0) steps[at.unit * S::ROWS + at.row] = step;
+  }
+  if constexpr (S::ZERO_POINTS) {
+    int upper = 0, lower = 0;
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      const int low = int16_t(number[i]);
+      lower += low;
+      upper += int(unsigned(number[i]) - unsigned(low)) >> 16;
+    }
+#pragma unroll
+    for (int mask = LANES / 2; mask > 0; mask /= 2) {
+      lower += __shfl_xor_sync(0xFFFFFFFFu, lower, mask);
+      upper += __shfl_xor_sync(0xFFFFFFFFu, upper, mask);
+    }
+    if (at.kept && at.quad % LANES == 0) {
+      sums[(at.unit * S::ROWS + at.row) * 2] = float(upper);
+      sums[(at.unit * S::ROWS + at.row) * 2 + 1] = float(lower);
+    }
+  }
+}
+
+// Digits of a chunk of K of the block's rows. A lane has four elements of K, a unit several lanes.
+template <class S>
+__device__ __forceinline__ void make_digits(const float *__restrict__ x, int first_row, int chunk,
+                                            uint8_t *memory) {
+  using D = Digits<S>;
+  constexpr int PIECES = Quad<S>::PIECES, WARPS = S::WARPS_M * S::WARPS_K;
+  unsigned *const words = reinterpret_cast<unsigned *>(memory);
+  float *const steps = reinterpret_cast<float *>(memory + D::WORDS);
+  float *const sums = reinterpret_cast<float *>(memory + D::WORDS + D::STEPS);
+  const int lane = threadIdx.x % 32;
+  // Every warp has as many pieces, some of them of nothing; those of one go are read together.
+  constexpr int ALL = PIECES * S::ROWS, OWN = (ALL + WARPS - 1) / WARPS, GO = OWN < 4 ? OWN : 4;
+  constexpr bool EVEN = ALL % (WARPS * GO) == 0 && Quad<S>::QUADS % 32 == 0;
+#pragma unroll 1
+  for (int go = 0; go < OWN; go += GO) {
+    float value[GO][4];
+    int most[GO];
+#pragma unroll
+    for (int i = 0; i < GO; ++i) {
+      const Quad<S> at((go + i) * WARPS + threadIdx.x / 32, lane, chunk, EVEN);
+      // Rows beyond the last one are it again.
+      const int row = min(first_row + at.row, S::BATCH - 1);
+      read_quad<S>(value[i], x + int64_t(row) * S::DEPTH + at.k, at.there);
+    }
+    // Bits of magnitudes are ordered like them, NaN beyond infinity.
+#pragma unroll
+    for (int i = 0; i < GO; ++i) {
+      most[i] = 0;
+#pragma unroll
+      for (int j = 0; j < 4; ++j) most[i] = max(most[i], __float_as_int(value[i][j]) & 0x7FFFFFFF);
+    }
+#pragma unroll
+    for (int mask = Quad<S>::LANES / 2; mask > 0; mask /= 2) {
+#pragma unroll
+      for (int i = 0; i < GO; ++i) {
+        most[i] = max(most[i], __shfl_xor_sync(0xFFFFFFFFu, most[i], mask));
+      }
+    }
+#pragma unroll
+    for (int i = 0; i < GO; ++i) {
+      const Quad<S> at((go + i) * WARPS + threadIdx.x / 32, lane, chunk, EVEN);
+      store_quad<S>(value[i], most[i], at, words, steps, sums);
+    }
+  }
+}
+
+}  // namespace tvmquant
+#endif

@@ -1,0 +1,295 @@
+"""Sizes of the weight-only kernel on tensor cores."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+from tvmquant.schedules.space import Config, ConfigError, integers
+from tvmquant.schedules.workload import Workload
+from tvmquant.targets.cuda import Arch
+
+SIZES = ("tiles", "warps_m", "warps_k", "ahead", "rows")
+# Elements of K with one step of activations: sums of so many products fit 23 bits.
+_UNITS = (128, 64, 32)
+# Longer units are worth this share of padding.
+_PADDING = 1 / 16
+# Registers of a multiprocessor, of a thread at most, of a thread beside tiles and weights.
+_FILE, _REGISTERS, _OVERHEAD = 65536, 224, 44
+# Bytes that memory gives a multiprocessor each cycle, at most and when all of them read.
+_PORT, _SHARE = 40, 18.5
+# Cycles: from memory, to start a block; instructions that make the digits of an activation.
+_LATENCY, _START, _DIGITS = 800, 1500, 12
+_BOTH = 4
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How the weights of a layer lie, whatever the sizes of its kernel.
+
+    Attributes
+    ----------
+    tiles : int
+        Sixteen output channels each.
+    depth, group, groups : int
+        K, inputs that share a scale, how many such groups.
+    unit : int
+        Inputs whose sums are exact.
+    group_units, span_units : int
+        Units of a group; of a span, which is what whole vectors of weights hold.
+    spans : int
+    bits : int
+        Of a weight.
+    """
+
+    tiles: int
+    depth: int
+    group: int
+    groups: int
+    unit: int
+    group_units: int
+    span_units: int
+    spans: int
+    bits: int
+
+    @classmethod
+    def of(cls, workload: Workload) -> Layout:
+        """Layout of a ``matmul_weight_only``."""
+        (outputs, depth), bits = workload.w_shape, workload.w_bits
+        group = min(workload.group_size or depth, depth)
+        groups = -(-depth // group)
+        least = -(-group // _UNITS[-1]) * _UNITS[-1]
+        unit = next(u for u in _UNITS if -(-group // u) * u <= least * (1 + _PADDING))
+        units = -(-group // unit)
+        span_units = max(1, 256 // bits // unit)
+        spans = -(-groups * units // span_units)
+        tiles = -(-outputs // 16)
+        return cls(tiles, depth, group, groups, unit, units, span_units, spans, bits)
+
+    @property
+    def span(self) -> int:
+        """Elements of K in a span."""
+        return self.unit * self.span_units
+
+    @property
+    def loads(self) -> int:
+        """Vectors of 16 bytes that a lane reads of a span of a tile."""
+        return self.span * self.bits // 256
+
+    @property
+    def tile_bytes(self) -> int:
+        """Bytes of the weights and scales of a tile."""
+        return self.spans * self.loads * 512 + self.groups * 64
+
+
+@dataclass(frozen=True)
+class TensorPlan:
+    """Sizes of a kernel.
+
+    Attributes
+    ----------
+    layout : Layout
+    arch : Arch
+    batch : int
+        Rows of activations.
+    zero_points : bool
+    tiles : int
+        Tiles of sixteen channels of a warp.
+    warps_m, warps_k : int
+        Warps with channels of their own, and those that share K.
+    ahead : int
+        Spans whose weights are on their way.
+    rows : int
+        Rows of activations of a block: 1 or even.
+    """
+
+    layout: Layout
+    arch: Arch
+    batch: int
+    zero_points: bool
+    tiles: int
+    warps_m: int
+    warps_k: int
+    ahead: int
+    rows: int
+
+    @property
+    def config(self) -> Config:
+        """Sizes as plain data."""
+        return {name: getattr(self, name) for name in SIZES}
+
+    @property
+    def threads(self) -> int:
+        """Threads of a block."""
+        return 32 * self.warps_m * self.warps_k
+
+    @property
+    def places(self) -> int:
+        """Blocks that would have all channels if each took one tile a warp."""
+        return -(-self.layout.tiles // (self.tiles * self.warps_m))
+
+    @property
+    def resident(self) -> int:
+        """Blocks of a multiprocessor."""
+        wanted = -(-self.places * self.row_blocks // self.arch.multiprocessors)
+        return max(1, min(512 // self.threads, wanted))
+
+    @property
+    def items(self) -> int:
+        """Places that a block goes through."""
+        return -(-self.places // (self.arch.multiprocessors * self.resident))
+
+    @property
+    def blocks(self) -> int:
+        """Blocks, all of which run at once."""
+        return -(-self.places // self.items)
+
+    @property
+    def row_blocks(self) -> int:
+        """Blocks along the rows of activations."""
+        return -(-self.batch // self.rows)
+
+    @cached_property
+    def rounds(self) -> int:
+        """Spans of a warp whose digits are in shared memory together; 0 where none fit."""
+        needed = -(-self.layout.spans // self.warps_k)
+        whole = -(-needed // self.ahead) * self.ahead
+        room = self.arch.shared_bytes // self.resident - 1024 - self._parts
+        if self._digits(whole) <= room:
+            return whole
+        fitting = (n for n in range(0, whole, self.ahead) if 2 * self._digits(n) <= room)
+        return max(fitting, default=0)
+
+    @property
+    def chunks(self) -> int:
+        """How often digits are made for all of K."""
+        return -(-self.layout.spans // (self.warps_k * self.rounds))
+
+    def _digits(self, rounds: int) -> int:
+        spans = min(rounds * self.warps_k, self.layout.spans)
+        per_unit = 4 + (8 if self.zero_points else 0)
+        size = spans * (self.layout.span * 4 + self.layout.span_units * per_unit) * self.rows
+        return -(-size // 16) * 16
+
+    @property
+    def _parts(self) -> int:
+        """Bytes of the sums of warps."""
+        return 2 * self.warps_k * self.rows * self.tiles * self.warps_m * 16 * 4
+
+    @property
+    def shared_bytes(self) -> int:
+        """Shared memory of a block."""
+        return (2 if self.chunks > 1 else 1) * self._digits(self.rounds) + self._parts
+
+    @property
+    def registers(self) -> int:
+        """Registers that a thread is expected to need."""
+        span = self.layout.loads * 4 + self.layout.span_units * (3 if self.zero_points else 2)
+        pairs = max(1, self.rows // 2)
+        return self.tiles * (self.ahead * span + pairs * 2 + self.layout.unit // 8 + 4) + _OVERHEAD
+
+    def check(self) -> None:
+        """Raise ``ConfigError`` where sizes do not fit each other or the architecture."""
+        fits = (
+            32 <= self.threads <= 512
+            and (self.rows == 1 or self.rows % 2 == 0)
+            and self.registers <= min(_REGISTERS, _FILE // (self.threads * self.resident))
+            and self.rounds > 0
+        )
+        if not fits:
+            raise ConfigError(f"sizes {dict(self.config)} do not fit {self.arch.name}")
+
+    def with_config(self, config: Config) -> TensorPlan:
+        """Other sizes.
+
+        Raises
+        ------
+        ConfigError
+            If they do not fit.
+        """
+        plan = replace(self, **dict(zip(SIZES, integers(config, *SIZES))))
+        plan.check()
+        return plan
+
+    @property
+    def roundings(self) -> int:
+        """Most roundings that a product passes through, as :func:`weight_only_bound` counts them.
+
+        The two halves of an activation are summed apart. A half's sum over a unit is rounded (once
+        more with its zero point), added to others of the warp; then halves, warps and bias meet.
+        """
+        units = -(-self.layout.spans // self.warps_k) * self.layout.span_units
+        return 1 + int(self.zero_points) + units + 1 + self.warps_k - 1 + 1
+
+    @property
+    def cycles(self) -> float:
+        """Relative time that a plain model expects of a multiprocessor."""
+        lay, each = self.layout, self.arch.multiprocessors
+        blocks = self.blocks * self.row_blocks
+        here = min(self.resident, -(-blocks // each))
+        waves = -(-blocks // (each * self.resident))
+        tiles = here * waves * self.items * self.tiles * self.warps_m
+        weights = tiles * lay.tile_bytes
+        # Blocks of other rows find the weights in the cache, at little more speed.
+        share = lay.tiles * lay.tile_bytes * (1 + 0.7 * (self.row_blocks - 1)) / each
+        flying = here * self.threads * 16 * self.tiles * lay.loads * self.ahead
+        products = self._unit_instructions * lay.span_units * -(-lay.spans // self.warps_k)
+        # A warp issues every other cycle at most, and waits for its products.
+        alone = products * self.tiles * 2 + (lay.unit + 90) * lay.span_units * self._own_spans
+        products *= tiles * self.warps_k
+        wholly = self.chunks == 1
+        made = 1 if wholly else self.items
+        pieces = self.rows * lay.spans * lay.span / 128
+        digits = here * waves * made * pieces * 4 * _DIGITS / 4
+        # One warp's digits: reading four pieces takes as long as one.
+        digits = max(digits, made * waves * pieces / (self.threads / 32) * (_LATENCY / 4 + 120))
+        busy = max(products / 3, alone * self.items * waves)
+        memory = max(weights / _PORT, share / _SHARE, weights * _LATENCY / flying)
+        late = digits + _LATENCY if wholly else _LATENCY
+        # Digits in chunks: at every one of them warps wait for each other.
+        rest = busy if wholly else 1.1 * (busy + digits)
+        rest = max(memory * (1 - min(1, flying / weights)), rest)
+        # The longer one of both, and some of the other.
+        both = (memory**_BOTH + (late + rest) ** _BOTH) ** (1 / _BOTH)
+        return waves * _START + both + 100 * self.items
+
+    @property
+    def _own_spans(self) -> int:
+        return -(-self.layout.spans // (self.warps_k * self.ahead)) * self.ahead
+
+    @property
+    def _unit_instructions(self) -> float:
+        """Of a tile and a unit: unpacking, products, what a unit's sums cost."""
+        steps, pairs = self.layout.unit // 32, max(1, self.rows // 2)
+        unpack = {8: 0, 4: 6, 2: 7}[self.layout.bits] * steps
+        sums = 14 if self.zero_points else 10
+        return unpack + 12 / self.tiles + 3 + pairs * (steps + sums + (steps + 1) / self.tiles)
+
+
+def plans(workload: Workload, arch: Arch) -> Iterator[TensorPlan]:
+    """All sizes worth trying, unordered."""
+    layout, batch = Layout.of(workload), workload.x_shape[0]
+    even = batch if batch == 1 else -(-batch // 2) * 2
+    heights = {1} if batch == 1 else {min(even, n) for n in (2, 4, 8, 16, 32)}
+    for tiles, warps_m, warps_k, ahead, rows in itertools.product(
+        (1, 2, 4), (1, 2, 4), (1, 2, 4, 8, 16), (1, 2, 3, 4, 8), sorted(heights)
+    ):
+        if tiles * warps_m > layout.tiles or warps_k > layout.spans:
+            continue
+        base = (layout, arch, batch, workload.zero_points)
+        plan = TensorPlan(*base, tiles, warps_m, warps_k, ahead, rows)
+        # Weights beyond the last ones are not asked for.
+        if ahead > 1 and ahead > -(-layout.spans // warps_k):
+            continue
+        try:
+            plan.check()
+        except ConfigError:
+            continue
+        yield plan
+
+
+def choose(workload: Workload, arch: Arch) -> TensorPlan | None:
+    """Sizes that the model likes best."""
+    return min(plans(workload, arch), key=lambda plan: plan.cycles, default=None)
