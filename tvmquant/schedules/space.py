@@ -27,7 +27,8 @@ class Tunable(Protocol):
     """A kernel with sizes to choose from.
 
     It may also have ``estimate(config) -> float``, the relative cost that its own model expects
-    (lower is better); the tuner then starts with the configurations that look cheapest.
+    (lower is better); the tuner then starts with the configurations that look cheapest. And
+    ``facts(config) -> dict of str to float``, positive numbers that a learned model should see.
     """
 
     def configs(self) -> list[Config]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from tvmquant.schedules.registry import considered_rules, named_rules, rules_key
@@ -25,12 +25,21 @@ class Candidate:
         Cost by the kernel's own model, as a multiple of its default's.
     default : bool
         Whether these are the sizes that the rule chooses on its own.
+    kernel : object, optional
+        The rule's kernel.
     """
 
     rule: str
     config: Mapping[str, Any]
     estimate: float | None
     default: bool
+    kernel: Any = field(default=None, repr=False)
+
+    @property
+    def facts(self) -> Mapping[str, float]:
+        """What the kernel says of these sizes besides; empty for most."""
+        facts = getattr(self.kernel, "facts", None)
+        return {} if facts is None else facts(self.config)
 
     @property
     def key(self) -> tuple[str, str]:
@@ -67,5 +76,7 @@ def candidates(workload: Workload, device: Device) -> list[Candidate]:
         for index, config in enumerate(configs):
             estimate = estimate_of(kernel, config)
             relative = None if estimate is None else estimate / base
-            (others if index else defaults).append(Candidate(name, config, relative, not index))
+            (others if index else defaults).append(
+                Candidate(name, config, relative, not index, kernel)
+            )
     return [*defaults, *others]

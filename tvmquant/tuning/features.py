@@ -19,6 +19,10 @@ def features(workload: Workload, candidate: Candidate) -> dict[str, float]:
     candidate : Candidate
     """
     found = _of_workload(workload) | _of_config(workload, candidate.config)
+    found |= {f"fact:{name}": _log(value) for name, value in candidate.facts.items()}
+    # Names, as that of a product, are alternatives.
+    named = {k: v for k, v in candidate.config.items() if isinstance(v, str)}
+    found |= {f"config:{key}={value}": 1.0 for key, value in named.items()}
     found[f"rule:{candidate.rule}"] = 1.0
     found["default"] = float(candidate.default)
     if candidate.estimate is not None and math.isfinite(candidate.estimate):

@@ -80,6 +80,7 @@ class Tuner:
         self.measured = self.failed = 0
         self._rng = np.random.default_rng(trials.seed)
         self._processor = Processor.of(device)
+        self._spaces: dict[Workload, list[Candidate]] = {}
 
     def run(self, workloads: Iterable[Workload]) -> TuneReport:
         """Tune, the heaviest layers first."""
@@ -99,14 +100,19 @@ class Tuner:
     def budget(self, workload: Workload) -> int:
         """How many candidates are still to be measured."""
         known = self._known(workload)
-        space = candidates(workload, self.device)
+        space = self._space(workload)
         done = sum(candidate.key in known for candidate in space)
         return max(0, min(self.trials.count, len(space)) - done)
 
     def result(self, workload: Workload) -> LayerTuning:
         """What the database says about a layer."""
-        default = candidates(workload, self.device)[0].key
+        default = self._space(workload)[0].key
         return layer_tuning(self.database, workload, self.device, self.trials, default)
+
+    def _space(self, workload: Workload) -> list[Candidate]:
+        if workload not in self._spaces:
+            self._spaces[workload] = candidates(workload, self.device)
+        return self._spaces[workload]
 
     def _known(self, workload: Workload) -> dict[tuple[str, str], Record]:
         records = self.database.measured(workload, self.device, self.trials.threads)
@@ -117,14 +123,14 @@ class Tuner:
             known = self._known(workload)
             times = {
                 c: known[c.key].seconds
-                for c in (candidates(workload, self.device) if known else ())
+                for c in (self._space(workload) if known else ())
                 if c.key in known and known[c.key].seconds is not None
             }
             self.model.update(workload, times)
 
     def _layer(self, workload: Workload, budget: int, total: int) -> None:
         known = self._known(workload)
-        space = candidates(workload, self.device)
+        space = self._space(workload)
         untried = [c for c in space if c.key not in known]
         times = {
             c: known[c.key].seconds

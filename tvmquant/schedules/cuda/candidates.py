@@ -6,6 +6,7 @@ import itertools
 import math
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import lru_cache
 
 from tvmquant.schedules.cuda.estimate import FILE, estimate, registers
 from tvmquant.schedules.cuda.plan import STEP, Plan, products_of, stored_bits
@@ -37,6 +38,12 @@ def plans(workload: Workload, arch: Arch) -> Iterator[Plan]:
             yield from _of_tile(workload, _tile(form, height, width), arch)
 
 
+@lru_cache(maxsize=16)
+def known_plans(workload: Workload, arch: Arch) -> frozenset[Plan]:
+    """The same, to look one up."""
+    return frozenset(plans(workload, arch))
+
+
 def _tile(plan: Plan, height: tuple[int, int], width: tuple[int, int]) -> Plan:
     (block_m, warps_m), (block_n, warps_n) = height, width
     warp_m, warp_n = block_m // warps_m, block_n // warps_n
@@ -61,6 +68,8 @@ def _depths(unit: int) -> list[int]:
 
 def _splits(workload: Workload, plan: Plan, arch: Arch) -> Iterator[int]:
     """Parts of K, where whole sums keep the smaller part of the GPU busy."""
+    if plan.slices > 2 or plan.stages < 3:
+        return
     blocks = math.prod(blocks_of(workload, plan)) * workload.groups
     slots = slots_of(workload, plan)
     for splits in _SPLITS:
@@ -82,6 +91,7 @@ def _fits(workload: Workload, plan: Plan, arch: Arch) -> bool:
     return registers(workload, plan, arch) <= most
 
 
+@lru_cache(maxsize=256)
 def choose(workload: Workload, arch: Arch) -> Plan | None:
     """Sizes that the model likes best."""
     best = products_of(workload, arch)[0]

@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 
 from tvmquant.reference import wrap_int32
-from tvmquant.schedules.cuda.candidates import choose, plans
-from tvmquant.schedules.cuda.estimate import estimate
+from tvmquant.schedules.cuda.candidates import choose, known_plans, plans
+from tvmquant.schedules.cuda.estimate import estimate, registers
+from tvmquant.schedules.cuda.facts import facts_of
 from tvmquant.schedules.cuda.geometry import channel_constants, name_of
 from tvmquant.schedules.cuda.launch import Launch, program
 from tvmquant.schedules.cuda.packing import pack_weights
@@ -106,7 +107,7 @@ class TensorCoreKernel:
         """
         plan = self.plan.with_config(config, self.workload)
         plan.check(self.arch)
-        if plan not in set(plans(self.workload, self.arch)):
+        if plan not in known_plans(self.workload, self.arch):
             raise ConfigError(f"{self.name} cannot have the sizes {dict(config)}")
         return replace(self, plan=plan)
 
@@ -114,6 +115,12 @@ class TensorCoreKernel:
         """Relative cost by the model."""
         plan = self.plan.with_config(config, self.workload)
         return estimate(self.workload, plan, self.arch)
+
+    def facts(self, config: Config) -> dict[str, float]:
+        """What a cost model should know of it."""
+        plan = self.plan.with_config(config, self.workload)
+        needed = registers(self.workload, plan, self.arch)
+        return facts_of(self.workload, plan, self.arch, needed)
 
     def with_residual(self, form: str) -> TensorCoreKernel:
         """The same kernel with a residual addition before the output is stored."""
