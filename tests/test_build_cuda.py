@@ -10,6 +10,7 @@ import tvm
 import tvmquant
 from tvmquant.errors import BundleError, TargetError
 from tvmquant.schedules.cuda import estimate
+from tvmquant.schedules.cuda.candidates import choose
 from tvmquant.targets import get_device
 
 EFFICIENTNET = Path(__file__).parents[2] / "shared" / "models" / "efficientnet_lite0.onnx"
@@ -48,9 +49,13 @@ def test_the_demo_compiles_to_machine_code(arch, bits, product, tmp_path):
 def test_layers_of_several_launches_compile(arch, bits, batch, words, monkeypatch, tmp_path):
     # Launches cost nothing here, so that layers of this size have several.
     monkeypatch.setattr(estimate, "_LAUNCH", 0)
-    model = tvmquant.compile(
-        DEMO, target=f"cuda-{arch}", bits=bits, input_shapes={"image": (batch, 1, 28, 28)}
-    )
+    choose.cache_clear()
+    try:
+        model = tvmquant.compile(
+            DEMO, target=f"cuda-{arch}", bits=bits, input_shapes={"image": (batch, 1, 28, 28)}
+        )
+    finally:
+        choose.cache_clear()
     assert any(words in layer.kernel for layer in model.manifest.layers)
     library = model.save(tmp_path / "model") / "model.so"
     assert library.read_bytes().count(b"\x7fELF") >= 2
