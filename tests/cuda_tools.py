@@ -28,11 +28,14 @@ def compiler():
 def emulated(launch, folder, *, reverse=False):
     """Function ``(*arrays)`` that runs a launch on the CPU, in place."""
     source = launch.source.replace(header("ptx.cuh"), "")
+    wgmma = '#include "wgmma.cuh"' if header("wgmma.cuh") in source else ""
+    source = source.replace(header("wgmma.cuh"), "")
     count = source[source.index(f"void {launch.name}(") :].split(")")[0].count(",")
     pointers = ", ".join(f"static_cast<Pointer>(arrays[{i}])" for i in range(count))
     x, y, z = launch.grid
     text = f"""
 #include "ptx.cuh"
+{wgmma}
 {source}
 struct Pointer {{
   void *address;
@@ -42,8 +45,13 @@ struct Pointer {{
 extern "C" void run(void **arrays) {{
   std::vector<uint8_t> memory({launch.shared_bytes} + 256);
   uint8_t *shared = memory.data() + (256 - reinterpret_cast<uintptr_t>(memory.data()) % 256);
+  emulator::shared_first = shared;
+  emulator::shared_bytes = {launch.shared_bytes};
   emulator::launch({{{x}, {y}, {z}}}, {{{launch.threads}, 1, 1}}, memory,
                    {str(reverse).lower()}, [=] {{ {launch.name}({pointers}, shared); }});
+  for (uint8_t *at = shared + {launch.shared_bytes}; at < memory.data() + memory.size(); ++at) {{
+    if (*at != 0xA5) emulator::fail("more shared memory was written than there is");
+  }}
 }}
 """
     stem = hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -50,6 +50,10 @@ inline int current;
 inline dim3 thread_index, block_index, block_size, grid_size;
 inline std::function<void()> body;
 inline bool eager;  // copies happen at once
+inline uint8_t *shared_first;  // the shared memory of a block
+inline size_t shared_bytes;
+// What else happens when a block starts, when its threads meet, when a thread ends.
+inline void (*on_block)(), (*on_barrier)(), (*on_exit)();
 
 [[noreturn]] inline void fail(const char *why) {
   std::fprintf(stderr, "emulator: %s\n", why);
@@ -75,6 +79,7 @@ inline void finish(const std::vector<Copy> &group) {
 inline void enter() {
   body();
   if (!own().open.empty()) fail("a copy was never committed");
+  if (on_exit) on_exit();
   own().done = true;
 }
 
@@ -123,6 +128,7 @@ inline void run_block(int count, bool reverse) {
     for (const Thread &thread : threads) (thread.done ? done : waiting) += 1;
     if (!waiting) return;
     if (done) fail("some threads ended while others wait for the block");
+    if (on_barrier) on_barrier();
     for (Thread &thread : threads) thread.waits = 0;
   }
 }
@@ -142,6 +148,7 @@ inline void launch(dim3 grid, dim3 block, std::vector<uint8_t> &shared, bool rev
       for (unsigned x = 0; x < grid.x; ++x) {
         block_index = {x, y, z};
         std::fill(shared.begin(), shared.end(), 0xA5);
+        if (on_block) on_block();
         run_block(count, reverse);
       }
 }

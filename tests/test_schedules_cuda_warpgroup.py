@@ -1,0 +1,148 @@
+"""Kernels on Hopper's products of four warps, in an emulator of the GPU."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from cuda_tools import run_kernel
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+from kernel_tools import expected, make_data
+from test_schedules_addition import add, make_sum
+from test_schedules_cuda import FLAVOURS, LAYERS, conv
+from test_schedules_cuda_shapes import layers
+
+from tvmquant.schedules.cuda.rules import tensor_cores, warpgroups
+from tvmquant.schedules.cuda.warpgroup import WarpgroupKernel, warpgroup_kernel
+from tvmquant.schedules.cuda.warpgroup_plan import COLUMNS, WarpgroupPlan, warpgroup_plans
+from tvmquant.schedules.linear.addition import INTEGER_FORMS
+from tvmquant.schedules.registry import considered_rules
+from tvmquant.schedules.space import ConfigError
+from tvmquant.schedules.workload import Workload
+from tvmquant.targets import get_device
+from tvmquant.targets.cuda import ARCHES, arch_of
+
+HOPPER = arch_of("sm_90")
+BITS = [(8, 8), (4, 8), (2, 8), (1, 8), (4, 4)]
+
+
+def check(kernel, folder, seed=0, *, extreme=False, added=False, reverse=False):
+    *data, qinfo = make_data(kernel.workload, seed, extreme)
+    meant = expected(kernel.workload, *data, qinfo)
+    others = []
+    if added and kernel.workload.out_dtype == "uint8":
+        total = make_sum(qinfo, INTEGER_FORMS[seed % 3], seed=seed)
+        form, numbers = total.encode(False)
+        others = [np.random.default_rng(seed).integers(0, 256, meant.shape).astype(np.uint8)]
+        meant = add(meant, others[0], total)
+        kernel, qinfo = kernel.with_residual(form), np.concatenate([qinfo, numbers])
+    got = run_kernel(kernel, folder, *data, qinfo, *others, reverse=reverse)
+    np.testing.assert_array_equal(got, meant, err_msg=str(kernel.plan))
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+@pytest.mark.parametrize("w_bits, x_bits", BITS)
+def test_weights_of_any_bits_are_exact(w_bits, x_bits, reverse, tmp_path):
+    layer = replace(LAYERS["3x3"], w_bits=w_bits, x_bits=x_bits)
+    check(warpgroup_kernel(layer, HOPPER), tmp_path, extreme=True, reverse=reverse)
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_every_form_of_layer_is_exact(name, tmp_path):
+    check(warpgroup_kernel(LAYERS[name], HOPPER), tmp_path, 1, extreme=True, reverse=True)
+
+
+@pytest.mark.parametrize("added", [False, True])
+@pytest.mark.parametrize("flavour", FLAVOURS)
+def test_every_requantization_is_exact(flavour, added, tmp_path):
+    layer = replace(LAYERS["matmul"], requantize=flavour)
+    check(warpgroup_kernel(layer, HOPPER), tmp_path, 2, added=added)
+
+
+def traits(config):
+    """What a configuration is an example of."""
+    found = {(name, config[name]) for name in ("source", "stages", "block_k", "warp_m", "warp_n")}
+    groups = [config[f"block_{axis}"] // config[f"warp_{axis}"] for axis in "mn"]
+    return found | {("groups", *groups)}
+
+
+def cover(kernel):
+    """Few configurations that have all traits of the search space."""
+    space = [(config, traits(config)) for config in kernel.configs()]
+    missing = set().union(*(has for _, has in space))
+    while missing:
+        config, has = max(space, key=lambda pair: len(pair[1] & missing))
+        missing -= has
+        yield config
+
+
+@pytest.mark.parametrize("w_bits", [8, 4])
+def test_every_kind_of_tile_computes_the_same(w_bits, tmp_path):
+    layer = replace(conv((1, 15, 20, 32), 136, (2, 2)), w_bits=w_bits)
+    kernel = warpgroup_kernel(layer, HOPPER)
+    data = make_data(layer, 3, extreme=True)
+    meant = expected(layer, *data)
+    for index, config in enumerate(cover(kernel)):
+        got = run_kernel(kernel.with_config(config), tmp_path, *data, reverse=index % 2 == 1)
+        np.testing.assert_array_equal(got, meant, err_msg=str(config))
+
+
+@settings(max_examples=12, deadline=None)
+@given(layers(), st.integers(0, 10**6), st.integers(0, 99), st.booleans())
+def test_layers_of_any_shape_at_any_tile(tmp_path_factory, layer, choice, seed, added):
+    kernel = warpgroup_kernel(layer[0], HOPPER)
+    assume(kernel is not None)
+    configs = kernel.configs()
+    kernel = kernel.with_config(configs[choice % len(configs)])
+    folder = tmp_path_factory.getbasetemp()
+    check(kernel, folder, seed, extreme=seed % 2 == 1, added=added, reverse=seed % 4 < 2)
+
+
+LARGE = [
+    conv((64, 14, 14, 256), 256, (3, 3)),
+    conv((64, 56, 56, 64), 256, (1, 1), padding=(0, 0, 0, 0)),
+    Workload("matmul", (4096, 4096), (4096, 4096)),
+]
+
+
+@pytest.mark.parametrize("layer", LARGE, ids=lambda layer: f"{layer.w_shape}")
+@pytest.mark.parametrize("w_bits", [8, 4])
+def test_large_layers_prefer_them_and_small_ones_do_not(layer, w_bits):
+    device = get_device("cuda-sm_90")
+    assert isinstance(warpgroups(replace(layer, w_bits=w_bits), device), WarpgroupKernel)
+    few = Workload("matmul", (1, 2048), (1000, 2048), w_bits=w_bits)
+    assert warpgroups(few, device) is None
+    assert tensor_cores(few, device) is not None
+    # The tuner measures both, always.
+    assert {rule.rpartition(".")[2] for rule in considered_rules("cuda/matmul")} >= {
+        "warpgroups",
+        "tensor_cores",
+    }
+    assert all(consider(few, device) for consider in considered_rules("cuda/matmul").values())
+
+
+def test_only_hopper_has_them():
+    have = [arch.name for arch in ARCHES.values() if warpgroup_kernel(LARGE[2], arch)]
+    assert have == ["sm_90"]
+    device = get_device("cuda-sm_80")
+    assert warpgroups(LARGE[2], device) is None
+    assert device.target.arch == "sm_80"
+    assert get_device("cuda-sm_90").target.arch == "sm_90a"
+
+
+def test_widths_are_those_that_the_instruction_has():
+    assert {plan.warp_m for plan in warpgroup_plans(LARGE[2], HOPPER)} <= set(COLUMNS)
+    assert all(columns % 8 == 0 and columns <= 256 for columns in COLUMNS)
+    assert not {40, 56, 72, 120} & set(COLUMNS)
+
+
+def test_sizes_that_do_not_fit_are_refused():
+    kernel = warpgroup_kernel(LARGE[0], HOPPER)
+    changes = ({"stages": 2}, {"block_k": 32}, {"warp_m": 40, "block_m": 40}, {"warp_n": 32})
+    for change in changes:
+        with pytest.raises(ConfigError):
+            kernel.with_config({**kernel.plan.config, **change})
+    with pytest.raises(ConfigError, match="registers or shared"):
+        kernel.with_config({**kernel.plan.config, "source": "disk"})
+    with pytest.raises(ConfigError, match="has no products of four warps"):
+        WarpgroupPlan(8, 64, 64, 128, 64, 64, 3).check(arch_of("sm_80"))

@@ -1,0 +1,50 @@
+// Matrix products of four warps, of sm_90a. The products themselves, one for every width, are
+// written by schedules/cuda/warpgroup.py; what is here is around them.
+#ifndef TVMQUANT_WGMMA
+#define TVMQUANT_WGMMA
+#include "ptx.cuh"
+
+namespace tvmquant {
+
+// Products of 64 rows by COLUMNS: s32 sums of s8 rows (in registers or shared memory) by u8 columns
+// (in shared memory) over 32 bytes of K.
+template <int COLUMNS>
+struct Wgmma;
+
+// What this thread has written to shared memory becomes visible to products and bulk copies, once
+// a barrier has told the threads that start them.
+__device__ __forceinline__ void fence_async() {
+  asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+}
+
+// Registers that products take were written before this.
+__device__ __forceinline__ void wgmma_fence() {
+  asm volatile("wgmma.fence.sync.aligned;" ::: "memory");
+}
+
+__device__ __forceinline__ void wgmma_commit() {
+  asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory");
+}
+
+// Until at most PENDING of the committed groups are under way.
+template <int PENDING>
+__device__ __forceinline__ void wgmma_wait() {
+  asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(PENDING) : "memory");
+}
+
+// The same in all lanes of a warp, and the compiler knows it.
+__device__ __forceinline__ int uniform(int value) { return __shfl_sync(0xFFFFFFFFu, value, 0); }
+
+// Descriptor of a matrix of rows of ROW_BYTES in shared memory whose 16-byte chunks are swapped by
+// the row (loader.cuh): the hardware's swizzle, which goes by the address. Bits 32 to 45 are the
+// way to the next eight rows, bits 62 and 63 the form of the swizzle. Adding 2 goes 32 bytes on.
+template <int ROW_BYTES>
+__device__ __forceinline__ uint64_t matrix_descriptor(unsigned address) {
+  static_assert(ROW_BYTES == 128 || ROW_BYTES == 64, "rows as wide as a swizzle");
+  constexpr uint64_t REST = uint64_t(1) << 16 | uint64_t(8 * ROW_BYTES / 16) << 32 |
+                            uint64_t(ROW_BYTES == 128 ? 1 : 2) << 62;
+  return REST | (address & 0x3FFFF) >> 4;
+}
+
+}  // namespace tvmquant
+#endif

@@ -1,0 +1,200 @@
+"""Sizes of kernels on Hopper's products of four warps, and which of them to use."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+from tvmquant.schedules.cuda.plan import products_of, stored_bits
+from tvmquant.schedules.cuda.tiles import outputs_of, rows_of, vector_of
+from tvmquant.schedules.space import Config, ConfigError, integers
+from tvmquant.schedules.workload import Workload
+from tvmquant.targets.cuda import Arch
+
+SIZES = ("block_m", "block_n", "block_k", "warp_m", "warp_n", "stages")
+# Rows of a product, and the columns that products of bytes may have (PTX ISA, wgmma.mma_async).
+ROWS = 64
+COLUMNS = (8, 16, 24, *range(32, 257, 16))
+# Threads of a warpgroup, and how the warpgroups of a block share its pixels and channels.
+_THREADS = 128
+_GROUPS = ((1, 1), (1, 2), (2, 1), (1, 3), (3, 1), (2, 2), (1, 4), (4, 1))
+_WIDTHS = (32, 64, 96, 128, 160, 192, 224, 256)
+# Slots start where the pattern of the swizzle does.
+ALIGNMENT = 1024
+# Multiply-accumulates of a cycle and multiprocessor; bytes of the cache and of shared memory.
+_RATE, _GLOBAL, _SHARED = 4096, 32, 128
+# Instructions that bring a vector of bytes in, or a single one; a cycle has 128 of threads.
+_COPY, _BYTE, _ISSUED = 8, 25, 128
+# Cycles: from global memory, of a barrier with the waits beside it, before the first product.
+_MEMORY_LATENCY, _BARRIER, _START = 600, 60, 600
+# Registers that a thread may have, and those that everything but the tile needs.
+_REGISTERS, _FILE, _OVERHEAD = 216, 65536, 40
+
+
+@dataclass(frozen=True)
+class WarpgroupPlan:
+    """Sizes of a kernel.
+
+    Attributes
+    ----------
+    w_bits : int
+        Bits of a stored weight; fewer than 8 are unpacked in registers.
+    block_m, block_n : int
+        Outputs of a block: pixels and channels.
+    block_k : int
+        Elements of K in a slot of shared memory: 64 or 128.
+    warp_m, warp_n : int
+        Outputs of a warpgroup; channels are a multiple of 64.
+    stages : int
+        Slots.
+    source : str
+        Where products take weights from: ``registers`` or ``shared`` memory.
+    """
+
+    w_bits: int
+    block_m: int
+    block_n: int
+    block_k: int
+    warp_m: int
+    warp_n: int
+    stages: int
+    source: str = "registers"
+
+    @property
+    def packed(self) -> bool:
+        """Whether another kernel packs the activations: never."""
+        return False
+
+    @property
+    def threads(self) -> int:
+        """Threads of a block."""
+        return _THREADS * (self.block_m // self.warp_m) * (self.block_n // self.warp_n)
+
+    @property
+    def weight_bytes(self) -> int:
+        """Bytes of weights in a slot."""
+        return self.block_n * self.block_k * self.w_bits // 8
+
+    @property
+    def parts(self) -> int:
+        """Parts of a slot's K whose products are waited for together."""
+        return 2 if self.source == "registers" else 1
+
+    @property
+    def shared_bytes(self) -> int:
+        """Shared memory of a block: the slots, later a tile of bytes."""
+        slots = self.stages * (self.block_m * self.block_k + self.weight_bytes)
+        return ALIGNMENT + max(slots, self.block_m * (self.block_n + 16))
+
+    def check(self, arch: Arch) -> None:
+        """Raise ``ConfigError`` where sizes do not fit each other or the architecture."""
+        if not arch.wgmma:
+            raise ConfigError(f"{arch.name} ({arch.about}) has no products of four warps")
+        fits = (
+            self.block_m % self.warp_m == 0
+            and self.block_n % self.warp_n == 0
+            and self.warp_m in COLUMNS
+            and self.warp_n % ROWS == 0
+            and self.block_k in (64, 128)
+            # A thread's weights of a part are whole words.
+            and (self.source == "shared" or self.block_k * self.w_bits >= 128)
+            and (self.w_bits == 8 or self.source == "registers")
+            and self.stages >= 3
+            and self.threads <= 1024
+            and self.shared_bytes <= arch.shared_bytes
+        )
+        if not fits:
+            raise ConfigError(f"sizes {self} do not fit {arch.name}")
+
+    def with_config(self, config: Config) -> WarpgroupPlan:
+        """Other sizes.
+
+        Raises
+        ------
+        ConfigError
+            If sizes are missing.
+        """
+        config = dict(config)
+        source = config.pop("source", self.source)
+        if source not in ("registers", "shared"):
+            raise ConfigError(f"weights come from registers or shared memory, not {source!r}")
+        return replace(self, source=source, **dict(zip(SIZES, integers(config, *SIZES))))
+
+    @property
+    def config(self) -> Config:
+        """Sizes as plain data."""
+        return {"source": self.source, **{name: getattr(self, name) for name in SIZES}}
+
+
+def warpgroup_plans(workload: Workload, arch: Arch) -> Iterator[WarpgroupPlan]:
+    """All sizes worth trying, unordered."""
+    if not arch.wgmma or "U8S8" not in products_of(workload, arch):
+        return
+    w_bits = stored_bits("U8S8", workload)
+    outputs = outputs_of(workload)
+    sources = ("registers", "shared") if w_bits == 8 else ("registers",)
+    for (groups_m, groups_n), warp_m, tiles in itertools.product(_GROUPS, _WIDTHS, (1, 2)):
+        warp_n = tiles * ROWS
+        block_m, block_n = groups_m * warp_m, groups_n * warp_n
+        # Channels and pixels that nobody has would fill whole warpgroups.
+        if block_n - warp_n >= outputs or block_m - warp_m >= rows_of(workload):
+            continue
+        for block_k, stages, source in itertools.product((64, 128), (3, 4, 5, 6), sources):
+            plan = WarpgroupPlan(w_bits, block_m, block_n, block_k, warp_m, warp_n, stages, source)
+            if _fits(workload, plan, arch):
+                yield plan
+
+
+def _fits(workload: Workload, plan: WarpgroupPlan, arch: Arch) -> bool:
+    try:
+        plan.check(arch)
+    except ConfigError:
+        return False
+    vectors = plan.block_k // vector_of(workload, plan)
+    if plan.threads % vectors or plan.block_m % (plan.threads // vectors):
+        return False
+    return _registers(workload, plan) <= min(_REGISTERS, _FILE // plan.threads)
+
+
+def _registers(workload: Workload, plan: WarpgroupPlan) -> int:
+    """Registers that a thread is expected to need."""
+    tiles = plan.warp_n // ROWS
+    weights = tiles * plan.block_k // 8 if plan.source == "registers" else 0
+    vector = vector_of(workload, plan)
+    each = 3 if math.prod(workload.x_shape) < 1 << 32 else 6
+    rows = plan.block_m * plan.block_k // vector // plan.threads if vector >= 4 else 0
+    return tiles * plan.warp_m // 2 + weights + each * rows + _OVERHEAD
+
+
+def estimate_warpgroup(workload: Workload, plan: WarpgroupPlan, arch: Arch) -> float:
+    """Relative time that a plain model expects, in the cycles of the other kernels' model."""
+    blocks = -(-rows_of(workload) // plan.block_m) * -(-outputs_of(workload) // plan.block_n)
+    blocks *= workload.groups
+    tile = plan.block_m * plan.block_n
+    slots = -(-math.prod(workload.w_shape[1:]) // plan.block_k)
+    room = _FILE // (plan.threads * _registers(workload, plan))
+    resident = max(1, min(arch.shared_bytes // plan.shared_bytes, 2048 // plan.threads, room))
+    waves = -(-blocks // (arch.multiprocessors * resident))
+    busy = min(resident, -(-blocks // arch.multiprocessors))
+    copied = plan.block_m * plan.block_k + plan.weight_bytes
+    # Every product reads its columns, and its rows where those lie in shared memory, too.
+    tiles = plan.block_n // ROWS * (plan.block_m // plan.warp_m)
+    rows = ROWS if plan.source == "shared" else ROWS * plan.w_bits / 8
+    read = tiles * plan.block_k * (plan.warp_m + rows)
+    vector = vector_of(workload, plan)
+    brought = plan.block_m * plan.block_k / vector * (_COPY if vector >= 4 else _BYTE) / _ISSUED
+    products = tile * plan.block_k / _RATE
+    busiest = max(products, (copied + read) / _SHARED, copied / _GLOBAL, brought)
+    slot = max(busiest * busy + _BARRIER, _MEMORY_LATENCY / (plan.stages - 2))
+    return waves * (slots * slot + _START + tile / 64 * busy)
+
+
+def choose_warpgroup(workload: Workload, arch: Arch) -> WarpgroupPlan | None:
+    """Sizes that the model likes best; ``None`` if the layer cannot have any."""
+    return min(
+        warpgroup_plans(workload, arch),
+        key=lambda plan: estimate_warpgroup(workload, plan, arch),
+        default=None,
+    )
