@@ -1,0 +1,1 @@
+"""Exactness and speed on an NVIDIA GPU: prepared on any machine, measured on a bare one."""

@@ -1,0 +1,220 @@
+"""Arrays of a case and what it must compute, by the NumPy reference."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from benchmarks.gpu.bare import data
+from benchmarks.gpu.cases import Case
+from tvmquant import reference
+from tvmquant.schedules.linear.addition import Sum
+from tvmquant.schedules.workload import Workload
+
+
+@dataclass
+class Arrays:
+    """What a kernel reads and what must come out.
+
+    Attributes
+    ----------
+    x, weight, bias : np.ndarray
+    params : tuple of np.ndarray
+    after : dict of str to np.ndarray
+        Arguments behind the packed constants, in order: ``qinfo``, ``other``.
+    expected : np.ndarray
+        The whole output, or the rows ``rows`` of it.
+    rows : np.ndarray or None
+        Rows of the output as ``[rows, channels]``.
+    bound : np.ndarray or None
+        Largest error of a float output; integers must be equal.
+    """
+
+    x: np.ndarray
+    weight: np.ndarray
+    bias: np.ndarray
+    params: tuple[np.ndarray, ...]
+    after: dict[str, np.ndarray]
+    expected: np.ndarray
+    rows: np.ndarray | None = None
+    bound: np.ndarray | None = None
+    extra: dict[str, Any] = field(default_factory=dict)
+
+
+def small(case: Case, seed: int) -> Arrays:
+    """Random arrays and the whole output."""
+    workload, rng = case.workload, np.random.default_rng(seed)
+    if workload.x_bits > 8:
+        return _floating(workload, rng)
+    top, bits, outputs = 2**workload.x_bits - 1, workload.w_bits, workload.w_shape[0]
+    x = rng.integers(0, top + 1, workload.x_shape)
+    weight = rng.integers(-(2 ** (bits - 1)), 2 ** (bits - 1), workload.w_shape)
+    if bits == 1:
+        weight = rng.integers(0, 2, workload.w_shape) * 2 - 1
+    if case.extreme:
+        x = np.where(rng.random(x.shape) < 0.95, top, x)
+        weight = np.where(rng.random(weight.shape) < 0.5, weight.max(), weight.min())
+        weight[: outputs // 3] = weight.max()
+    bias, multiplier = _epilogue(workload, rng)
+    low, high = sorted(rng.integers(0, 256, 2).tolist())
+    qinfo = np.array([rng.integers(0, top + 1), rng.integers(0, 256), low, high], np.int32)
+    params = reference.make_requantize_params(multiplier, workload.requantize)
+    given = (x.astype(np.uint8), weight.astype(np.int8), bias, params)
+    expected = integers(workload, *given, qinfo)
+    if not case.residual:
+        return Arrays(*given, {"qinfo": qinfo}, expected)
+    scale = np.array([rng.uniform(0.4, 1.6) / (1 << 21)])
+    total = Sum(
+        case.residual,
+        reference.make_requantize_params(scale, case.residual),
+        int(qinfo[1]),
+        *rng.integers(0, 256, 1).tolist(),
+        *(1 << 21, 1234567),
+        *rng.integers(0, 256, 1).tolist(),
+        *sorted(rng.integers(0, 256, 2).tolist()),
+    )
+    form, numbers = total.encode(False)
+    assert form == case.residual
+    other = rng.integers(0, 256, workload.out_shape).astype(np.uint8)
+    after = {"qinfo": np.concatenate([qinfo, numbers]), "other": other}
+    return Arrays(*given, after, _added(expected, other, total))
+
+
+def large(case: Case, seed: int) -> Arrays:
+    """Arrays that the other machine makes from the seed as well, and some rows of the output."""
+    workload = case.workload
+    weight = data.weights(seed, workload.w_shape, workload.w_bits)
+    rng = np.random.default_rng(seed)
+    x = data.activations(seed, workload.x_shape, workload.x_bits)
+    if workload.x_bits > 8:
+        return _floating(workload, rng, x, weight)
+    bias, multiplier = _epilogue(workload, rng)
+    params = reference.make_requantize_params(multiplier, workload.requantize)
+    qinfo = np.array([1 << (workload.x_bits - 1), 128, 0, 255], np.int32)
+    picked = data.some_rows(seed, int(np.prod(workload.out_shape[:-1])))
+    flat = patches(workload, x, int(qinfo[0]), picked)
+    meant = Workload(
+        "matmul", flat.shape, (len(weight), flat.shape[1]), requantize=workload.requantize
+    )
+    rows = integers(meant, flat, weight.reshape(len(weight), -1), bias, params, qinfo)
+    return Arrays(x, weight, bias, params, {"qinfo": qinfo}, rows, picked)
+
+
+def patches(workload: Workload, x: np.ndarray, zero_point: int, rows: np.ndarray) -> np.ndarray:
+    """What the outputs ``rows`` of a convolution without groups are computed from."""
+    if workload.op == "matmul":
+        return x[rows]
+    top, left = workload.padding[:2]
+    n, oh, ow = np.unravel_index(rows, workload.out_shape[:-1])
+    kh, kw = workload.w_shape[1:3]
+    y = oh[:, None] * workload.strides[0] + np.arange(kh) * workload.dilation[0] - top
+    z = ow[:, None] * workload.strides[1] + np.arange(kw) * workload.dilation[1] - left
+    height, width = workload.x_shape[1:3]
+    inside = ((y >= 0) & (y < height))[:, :, None] & ((z >= 0) & (z < width))[:, None, :]
+    y, z = y.clip(0, height - 1), z.clip(0, width - 1)
+    taken = x[n[:, None, None], y[:, :, None], z[:, None, :]]
+    return np.where(inside[..., None], taken, zero_point).reshape(len(rows), -1).astype(x.dtype)
+
+
+def integers(
+    workload: Workload,
+    x: np.ndarray,
+    weight: np.ndarray,
+    bias: np.ndarray,
+    params: tuple[np.ndarray, ...],
+    qinfo: np.ndarray,
+) -> np.ndarray:
+    """What an integer layer computes."""
+    x_zero_point, out_zero_point, low, high = (int(v) for v in qinfo)
+    end = {
+        "requantize_flavour": workload.requantize,
+        "out_zero_point": out_zero_point,
+        "out_min": low,
+        "out_max": high,
+    }
+    if workload.op == "matmul":
+        return reference.matmul(x, weight, bias, params, **end)
+    return reference.conv2d(
+        x,
+        weight,
+        bias,
+        params,
+        strides=workload.strides,
+        padding=workload.padding,
+        dilation=workload.dilation,
+        groups=workload.groups,
+        x_zero_point=x_zero_point,
+        **end,
+    )
+
+
+def _epilogue(workload: Workload, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Bias, and multipliers that bring the sums to some 60 steps of the output."""
+    bits = workload.x_bits + workload.w_bits
+    spread = np.sqrt(np.prod(workload.w_shape[1:])) * 2.0 ** (bits - 2)
+    reach = int(min(4000, 4 * spread)) + 1
+    outputs = workload.w_shape[0]
+    bias = rng.integers(-reach, reach, outputs).astype(np.int32)
+    return bias, 60 / spread * 2.0 ** rng.uniform(-2, 2, outputs)
+
+
+def _added(own: np.ndarray, other: np.ndarray, total: Sum) -> np.ndarray:
+    return reference.add(
+        own,
+        other,
+        total.params,
+        a_zero_point=total.own_zero_point,
+        b_zero_point=total.other_zero_point,
+        a_multiplier=total.own_multiplier,
+        b_multiplier=total.other_multiplier,
+        requantize_flavour=total.flavour,
+        out_zero_point=total.zero_point,
+        out_min=total.low,
+        out_max=total.high,
+    )
+
+
+def _floating(
+    workload: Workload,
+    rng: np.random.Generator,
+    x: np.ndarray | None = None,
+    weight: np.ndarray | None = None,
+) -> Arrays:
+    outputs = workload.w_shape[0]
+    if workload.op == "matmul_weight_only":
+        return _weight_only(workload, rng, x, weight)
+    # Small integers: float sums are exact in any order.
+    x, weight = (rng.integers(-8, 8, shape) for shape in (workload.x_shape, workload.w_shape))
+    bias = rng.integers(-8, 8, outputs)
+    meant = {"op": workload.op.removesuffix("_float"), "requantize": "none"}
+    plain = Workload(**{**vars(workload), **meant})
+    whole = integers(plain, x, weight, bias, (), np.zeros(4, np.int32))
+    given = (a.astype(np.float32) for a in (x, weight, bias))
+    return Arrays(*given, (), {}, whole.astype(np.float32))
+
+
+def _weight_only(
+    workload: Workload,
+    rng: np.random.Generator,
+    x: np.ndarray | None,
+    weight: np.ndarray | None,
+) -> Arrays:
+    outputs, depth = workload.w_shape
+    size, half = workload.group_size or depth, 1 << (workload.w_bits - 1)
+    if x is None or weight is None:
+        x = rng.normal(size=workload.x_shape).astype(np.float32)
+        weight = rng.integers(-half, half, workload.w_shape).astype(np.int8)
+    # They repeat as the weights do, to compress.
+    few = rng.uniform(0.5, 1.5, (min(outputs, data.PERIOD), -(-depth // size)))
+    scale = few[np.arange(outputs) % len(few)]
+    params = [(scale / (half * depth**0.5)).astype(np.float32)]
+    if workload.zero_points:
+        params.append(rng.integers(-half, half, scale.shape).astype(np.int8))
+    bias = rng.normal(size=outputs).astype(np.float32)
+    zero = params[1] if workload.zero_points else None
+    given = (x, weight, params[0], bias, zero)
+    expected = reference.weight_only_matmul(*given, group_size=size)
+    bound = reference.weight_only_bound(*given, group_size=size)
+    return Arrays(x, weight, bias, tuple(params), {}, expected, bound=bound.astype(np.float32))
