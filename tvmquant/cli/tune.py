@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from tvmquant.targets.device import Device
     from tvmquant.tuning import TuneReport
     from tvmquant.tuning.boards import Fleet
+    from tvmquant.tuning.gpu import LocalGpu
 
 
 @click.command()
@@ -72,7 +73,8 @@ def tune(
     **where: Any,
 ) -> None:
     """Measure kernels for the layers of MODEL (ONNX), a folder of ONNX models, or a compiled model
-    in DIR; on this machine, or on all devices that --rpc or a --tracker names.
+    in DIR; on this machine (with --target cuda on its GPU), or on all devices that --rpc or a
+    --tracker names.
 
     What the file holds already is not measured again; Ctrl-C keeps what is measured. Compile with
     --database FILE to use it.
@@ -91,7 +93,8 @@ def tune(
     known = len(kept)
     device, fleet = _where(target, **where)
     if fleet is not None and metaschedule:
-        raise InputError("--metaschedule measures on this machine: leave it or the devices out")
+        what = "tunes for processors" if device.cuda is not None else "measures on this machine"
+        raise InputError(f"--metaschedule {what}: leave it or the devices out")
     plan = Trials(trials, kept, cost_model, threads, workers)
     try:
         with progress_bars() as progress:
@@ -127,21 +130,28 @@ def tune(
 
 def _where(
     target: str | None, rpc: tuple[str, ...], tracker: str | None, key: str, timeout: float
-) -> tuple[Device, Fleet | None]:
+) -> tuple[Device, Fleet | LocalGpu | None]:
     """The device to tune for, and the fleet to measure on, if not here."""
+    from tvmquant.build_cuda import check_nvcc
     from tvmquant.cli.model import parse_target
     from tvmquant.targets import get_device
     from tvmquant.targets.boards import find_board
+    from tvmquant.tuning.gpu import LocalGpu
+    from tvmquant.tuning.model import check_runs_here
 
     away = check_options(rpc, tracker, key)
     if target is None:
         target = key if key and find_board(key) is not None else "host"
     device = get_device(parse_target(target))
     if not away:
-        return device, None
+        # Before the model is quantized.
+        check_runs_here(device)
+        return device, None if device.cuda is None else LocalGpu(timeout)
     from tvmquant.remote.address import Address
     from tvmquant.tuning.boards import Fleet
 
+    if device.cuda is not None:
+        check_nvcc()
     return device, Fleet(
         tuple(Address.of(text, "--rpc") for text in rpc),
         Address.of(tracker, "--tracker") if tracker else None,

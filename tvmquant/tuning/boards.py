@@ -38,12 +38,15 @@ class Fleet:
         Kind of device; required with a tracker.
     timeout : float
         Seconds that one answer of a device may take.
+    builder : str
+        Class of the processes that build here, as ``module:class``.
     """
 
     addresses: tuple[Address, ...] = ()
     tracker: Address | None = None
     key: str = ""
     timeout: float = 60.0
+    builder: str = "tvmquant.tuning.remote_session:BuildSession"
 
     def __post_init__(self) -> None:
         if bool(self.addresses) == (self.tracker is not None):

@@ -22,7 +22,8 @@ class Candidate:
     rule : str
     config : mapping
     estimate : float or None
-        Cost by the kernel's own model, as a multiple of its default's.
+        Cost by the kernel's own model, as a multiple of its default's; on a GPU of the first
+        rule's default.
     default : bool
         Whether these are the sizes that the rule chooses on its own.
     kernel : object, optional
@@ -59,6 +60,7 @@ def candidates(workload: Workload, device: Device) -> list[Candidate]:
     Rules that stand aside take part, see :func:`tvmquant.schedules.registry.register_rule`.
     """
     defaults, others, seen = [], [], []
+    base: float | None = None
     key = rules_key(workload.op, device)
     made = {name: rule(workload, device) for name, rule in named_rules(key).items()}
     considered = considered_rules(key)
@@ -72,10 +74,12 @@ def candidates(workload: Workload, device: Device) -> list[Candidate]:
         configs = configs_of(kernel)
         if not configs:  # found in another way, see tvmquant.tuning.functions
             continue
-        base = estimate_of(kernel, configs[0]) or 1.0
+        # Models of GPUs all count cycles; those of processors compare within a rule only.
+        if base is None or device.cuda is None:
+            base = estimate_of(kernel, configs[0]) or None
         for index, config in enumerate(configs):
             estimate = estimate_of(kernel, config)
-            relative = None if estimate is None else estimate / base
+            relative = None if estimate is None else estimate / (base or 1.0)
             (others if index else defaults).append(
                 Candidate(name, config, relative, not index, kernel)
             )

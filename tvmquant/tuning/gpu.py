@@ -24,12 +24,13 @@ class LocalGpu:
     ----------
     timeout : float
         Seconds after which a candidate hangs.
-    session : str
-        Class of the process that measures, as ``module:class``.
+    session, builder : str
+        Classes of the processes that measure and that build, as ``module:class``.
     """
 
     timeout: float = _LIMIT_SECONDS
     session: str = "tvmquant.tuning.gpu_session:GpuSession"
+    builder: str = "tvmquant.tuning.remote_session:BuildSession"
 
     def boards(self, target: Device, threads: int, say: Callable[[str], Any]) -> GpuBoards:
         """As :meth:`tvmquant.tuning.boards.Fleet.boards`."""

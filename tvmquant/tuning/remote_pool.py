@@ -48,8 +48,6 @@ class RemotePool:
         Processes that build here.
     threads : int
         Threads that a candidate may use there.
-    builder : str
-        Class of the processes that build, as ``module:class``.
 
     Attributes
     ----------
@@ -68,10 +66,9 @@ class RemotePool:
         device: Device,
         workers: int,
         threads: int = 1,
-        builder: str = "tvmquant.tuning.remote_session:BuildSession",
     ) -> None:
         self.device = device
-        self._builders = [Worker(1, builder) for _ in range(workers)]
+        self._builders = [Worker(1, fleet.builder) for _ in range(workers)]
         self._folder = tempfile.TemporaryDirectory(prefix="tvmquant-remote-")
         self._trials: dict[int, Trial] = {}
         self._timed: set[int] = set()

@@ -7,7 +7,6 @@ sessions is at fault itself, and so is one whose output two devices find wrong.
 
 from __future__ import annotations
 
-import contextlib
 import math
 import threading
 from collections.abc import Callable, Iterable
@@ -74,9 +73,11 @@ class Referee:
         self._proved.discard(board)
         answer = self._run(board)
         if answer.kind == "lost":
-            with contextlib.suppress(RemoteError):
+            try:
                 board.reopen()
                 answer = self._run(board)
+            except RemoteError as error:
+                answer = Answer("lost", text=str(error))
         if answer.kind == "time":
             self._proved.add(board)
             return True
