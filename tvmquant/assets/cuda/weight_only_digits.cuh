@@ -50,16 +50,17 @@ struct Quad {
   using D = Digits<S>;
   static constexpr int QUADS = D::SPANS * D::SPAN / 4, LANES = S::UNIT / 4;
   static constexpr int PIECES = (QUADS + 31) / 32;  // of a row: what a warp takes together
-  int row, quad, unit;  // of the chunk
-  int k, there;         // the first one, how many follow before the group or the row ends
-  bool kept;            // there is such a quad: known where warps share the rows evenly
+  int row, piece, unit;  // of the chunk
+  int k, there;          // the first one, how many follow before the group or the row ends
+  bool kept;             // there is such a quad: known where warps share the rows evenly
 
-  __device__ __forceinline__ Quad(int piece, int lane, int chunk, bool even) {
-    row = piece / PIECES;
-    quad = piece % PIECES * 32 + lane;
-    unit = quad / LANES;
+  __device__ __forceinline__ Quad(int task, int lane, int chunk, bool even) {
+    row = task / PIECES;
+    piece = task % PIECES;
+    const int quad = piece * 32 + lane;
+    unit = piece * (32 / LANES) + lane / LANES;
     const int of_all = chunk * D::CHUNK * S::SPAN_UNITS + unit, group = of_all / S::GROUP_UNITS;
-    const int inside = of_all % S::GROUP_UNITS * S::UNIT + quad % LANES * 4;
+    const int inside = of_all % S::GROUP_UNITS * S::UNIT + lane % LANES * 4;
     k = group * S::GROUP + inside;
     kept = even || (row < S::ROWS && quad < QUADS);
     there = kept ? min(S::GROUP - inside, S::DEPTH - k) : 0;
@@ -83,10 +84,12 @@ __device__ __forceinline__ void read_quad(float (&value)[4], const float *from, 
   }
 }
 
-// Stores step and digits. MOST has the bits of the largest magnitude of the unit.
+// Stores step and digits. MOST has the bits of the largest magnitude of the unit, PLACE where in a
+// piece the lane's digits go, FIRST whether it is the first lane of its unit.
 template <class S>
 __device__ __forceinline__ void store_quad(const float (&value)[4], int most, const Quad<S> &at,
-                                           unsigned *words, float *steps, float *sums) {
+                                           const int (&place)[4], bool first, unsigned *words,
+                                           float *steps, float *sums) {
   using D = Digits<S>;
   constexpr int LANES = Quad<S>::LANES;
   // The step is a normal number, and so is its inverse: 2^-e has 2 * 127 - (e + 127).
@@ -102,12 +105,10 @@ __device__ __forceinline__ void store_quad(const float (&value)[4], int most, co
   }
   transpose_bytes(digit, shifted);
   if (at.kept) {
+    unsigned *const to = words + D::at(at.piece * 4, at.row / 2, at.row % 2 * 4, 0);
 #pragma unroll
-    for (int i = 0; i < 4; ++i) {
-      const int place = D::at(at.quad / 8, at.row / 2, at.row % 2 * 4 + 3 - i, at.quad % 8);
-      words[place] = digit[i] ^ 0x80808080u;
-    }
-    if (at.quad % LANES == 0) steps[at.unit * S::ROWS + at.row] = step;
+    for (int i = 0; i < 4; ++i) to[place[i]] = digit[i] ^ 0x80808080u;
+    if (first) steps[at.unit * S::ROWS + at.row] = step;
   }
   if constexpr (S::ZERO_POINTS) {
     int upper = 0, lower = 0;
@@ -122,7 +123,7 @@ __device__ __forceinline__ void store_quad(const float (&value)[4], int most, co
       lower += __shfl_xor_sync(0xFFFFFFFFu, lower, mask);
       upper += __shfl_xor_sync(0xFFFFFFFFu, upper, mask);
     }
-    if (at.kept && at.quad % LANES == 0) {
+    if (at.kept && first) {
       sums[(at.unit * S::ROWS + at.row) * 2] = float(upper);
       sums[(at.unit * S::ROWS + at.row) * 2 + 1] = float(lower);
     }
@@ -139,6 +140,10 @@ __device__ __forceinline__ void make_digits(const float *__restrict__ x, int fir
   float *const steps = reinterpret_cast<float *>(memory + D::WORDS);
   float *const sums = reinterpret_cast<float *>(memory + D::WORDS + D::STEPS);
   const int lane = threadIdx.x % 32;
+  int place[4];
+#pragma unroll
+  for (int i = 0; i < 4; ++i) place[i] = D::at(lane / 8, 0, 3 - i, lane % 8);
+  const bool first = lane % Quad<S>::LANES == 0;
   // Every warp has as many pieces, some of them of nothing; those of one go are read together.
   constexpr int ALL = PIECES * S::ROWS, OWN = (ALL + WARPS - 1) / WARPS, GO = OWN < 4 ? OWN : 4;
   constexpr bool EVEN = ALL % (WARPS * GO) == 0 && Quad<S>::QUADS % 32 == 0;
@@ -170,7 +175,7 @@ __device__ __forceinline__ void make_digits(const float *__restrict__ x, int fir
 #pragma unroll
     for (int i = 0; i < GO; ++i) {
       const Quad<S> at((go + i) * WARPS + threadIdx.x / 32, lane, chunk, EVEN);
-      store_quad<S>(value[i], most[i], at, words, steps, sums);
+      store_quad<S>(value[i], most[i], at, place, first, words, steps, sums);
     }
   }
 }

@@ -131,19 +131,13 @@ class TensorPlan:
         return -(-self.layout.tiles // (self.tiles * self.warps_m))
 
     @property
-    def resident(self) -> int:
-        """Blocks of a multiprocessor."""
-        wanted = -(-self.places * self.row_blocks // self.arch.multiprocessors)
-        return max(1, min(512 // self.threads, wanted))
-
-    @property
     def items(self) -> int:
-        """Places that a block goes through."""
-        return -(-self.places // (self.arch.multiprocessors * self.resident))
+        """Places that a block goes through, so that each multiprocessor has one block."""
+        return -(-self.places // self.arch.multiprocessors)
 
     @property
     def blocks(self) -> int:
-        """Blocks, all of which run at once."""
+        """Blocks along the channels."""
         return -(-self.places // self.items)
 
     @property
@@ -156,7 +150,7 @@ class TensorPlan:
         """Spans of a warp whose digits are in shared memory together; 0 where none fit."""
         needed = -(-self.layout.spans // self.warps_k)
         whole = -(-needed // self.ahead) * self.ahead
-        room = self.arch.shared_bytes // self.resident - 1024 - self._parts
+        room = self.arch.shared_bytes - self._parts
         if self._digits(whole) <= room:
             return whole
         fitting = (n for n in range(0, whole, self.ahead) if 2 * self._digits(n) <= room)
@@ -186,17 +180,23 @@ class TensorPlan:
     @property
     def registers(self) -> int:
         """Registers that a thread is expected to need."""
-        span = self.layout.loads * 4 + self.layout.span_units * (3 if self.zero_points else 2)
-        pairs = max(1, self.rows // 2)
-        return self.tiles * (self.ahead * span + pairs * 2 + self.layout.unit // 8 + 4) + _OVERHEAD
+        lay, pairs = self.layout, max(1, self.rows // 2)
+        span = lay.loads * 4 + lay.span_units * (3 if self.zero_points else 2)
+        unpacked = 0 if lay.bits == 8 else lay.unit // 8
+        # Several rows; digits that are made beside the sums; zero points.
+        more = 14 if self.rows > 1 else 0
+        more += 8 if self.rows > 1 and self.chunks > 1 else 0
+        more += 12 if self.rows > 1 and self.zero_points else 0
+        tile = self.ahead * span + pairs * 2 + unpacked + 4
+        return self.tiles * tile + more + _OVERHEAD
 
     def check(self) -> None:
         """Raise ``ConfigError`` where sizes do not fit each other or the architecture."""
         fits = (
             32 <= self.threads <= 512
             and (self.rows == 1 or self.rows % 2 == 0)
-            and self.registers <= min(_REGISTERS, _FILE // (self.threads * self.resident))
             and self.rounds > 0
+            and self.registers <= min(_REGISTERS, _FILE // self.threads)
         )
         if not fits:
             raise ConfigError(f"sizes {dict(self.config)} do not fit {self.arch.name}")
@@ -227,14 +227,12 @@ class TensorPlan:
     def cycles(self) -> float:
         """Relative time that a plain model expects of a multiprocessor."""
         lay, each = self.layout, self.arch.multiprocessors
-        blocks = self.blocks * self.row_blocks
-        here = min(self.resident, -(-blocks // each))
-        waves = -(-blocks // (each * self.resident))
-        tiles = here * waves * self.items * self.tiles * self.warps_m
+        waves = -(-self.blocks * self.row_blocks // each)
+        tiles = waves * self.items * self.tiles * self.warps_m
         weights = tiles * lay.tile_bytes
         # Blocks of other rows find the weights in the cache, at little more speed.
         share = lay.tiles * lay.tile_bytes * (1 + 0.7 * (self.row_blocks - 1)) / each
-        flying = here * self.threads * 16 * self.tiles * lay.loads * self.ahead
+        flying = self.threads * 16 * self.tiles * lay.loads * self.ahead
         products = self._unit_instructions * lay.span_units * -(-lay.spans // self.warps_k)
         # A warp issues every other cycle at most, and waits for its products.
         alone = products * self.tiles * 2 + (lay.unit + 90) * lay.span_units * self._own_spans
@@ -242,7 +240,7 @@ class TensorPlan:
         wholly = self.chunks == 1
         made = 1 if wholly else self.items
         pieces = self.rows * lay.spans * lay.span / 128
-        digits = here * waves * made * pieces * 4 * _DIGITS / 4
+        digits = waves * made * pieces * _DIGITS
         # One warp's digits: reading four pieces takes as long as one.
         digits = max(digits, made * waves * pieces / (self.threads / 32) * (_LATENCY / 4 + 120))
         busy = max(products / 3, alone * self.items * waves)
@@ -265,7 +263,9 @@ class TensorPlan:
         steps, pairs = self.layout.unit // 32, max(1, self.rows // 2)
         unpack = {8: 0, 4: 6, 2: 7}[self.layout.bits] * steps
         sums = 14 if self.zero_points else 10
-        return unpack + 12 / self.tiles + 3 + pairs * (steps + sums + (steps + 1) / self.tiles)
+        # Loops and addresses.
+        around = 3 + 50 / (self.ahead * self.tiles)
+        return unpack + around + pairs * (steps + sums + (steps + 1) / self.tiles)
 
 
 def plans(workload: Workload, arch: Arch) -> Iterator[TensorPlan]:
