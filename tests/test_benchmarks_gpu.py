@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -148,6 +149,12 @@ def test_reports_say_what_is_not_yet_measured(tmp_path):
     assert "Device: A GPU" in text and "**7.5 (14%)**" in text and "10.0" not in text
     first.write_text("{")
     assert "cannot read" in runner.invoke(main, ["report", str(first)]).output
+
+
+def test_the_report_in_the_repository_is_what_its_numbers_say():
+    folder = Path(report.__file__).parents[1] / "results"
+    merged = report.merge([json.loads((folder / "gpu.json").read_text(encoding="utf-8"))])
+    assert report.to_markdown(merged) == (folder / "gpu.md").read_text(encoding="utf-8")
 
 
 def test_times_become_records_of_a_database(tmp_path):

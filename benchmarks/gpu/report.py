@@ -35,9 +35,12 @@ def write(results: dict[str, Any], folder: Path) -> None:
     """Write both files."""
     folder.mkdir(parents=True, exist_ok=True)
     goals = [{k: v for k, v in goal.items() if k != "values"} for goal in summary.goals(results)]
-    kept = {key: results[key] for key in ("date", "set", "rows", "skipped") if key in results}
-    text = json.dumps({"goals": goals, **kept}, indent=1)
-    for name, content in (("gpu.json", text + "\n"), ("gpu.md", to_markdown(results))):
+    kept = {key: results[key] for key in ("date", "set", "skipped") if key in results}
+    head = json.dumps({"goals": goals, **kept}, indent=1).removesuffix("\n}")
+    # A row a line.
+    rows = ",\n".join(json.dumps(row) for row in results["rows"])
+    text = f'{head},\n "rows": [{rows}]\n}}\n'
+    for name, content in (("gpu.json", text), ("gpu.md", to_markdown(results))):
         part = folder / f"{name}.part"
         part.write_text(content, encoding="utf-8")
         part.replace(folder / name)
