@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from tvmquant.reference import wrap_int32
+from tvmquant.schedules.cuda.facts import facts_of
 from tvmquant.schedules.cuda.geometry import (
     channel_constants,
     definition,
@@ -29,7 +30,9 @@ from tvmquant.schedules.cuda.warpgroup_plan import (
     WarpgroupPlan,
     choose_warpgroup,
     estimate_warpgroup,
+    known_warpgroup_plans,
     warpgroup_plans,
+    warpgroup_registers,
 )
 from tvmquant.schedules.depthwise.epilogue import PARAM_DTYPES
 from tvmquant.schedules.space import Config, ConfigError
@@ -140,13 +143,19 @@ class WarpgroupKernel:
         """
         plan = self.plan.with_config(config)
         plan.check(self.arch)
-        if plan not in set(warpgroup_plans(self.workload, self.arch)):
+        if plan not in known_warpgroup_plans(self.workload, self.arch):
             raise ConfigError(f"{self.name} cannot have the sizes {dict(config)}")
         return replace(self, plan=plan)
 
     def estimate(self, config: Config) -> float:
         """Relative cost by the model."""
         return estimate_warpgroup(self.workload, self.plan.with_config(config), self.arch)
+
+    def facts(self, config: Config) -> dict[str, float]:
+        """What a cost model should know of it."""
+        plan = self.plan.with_config(config)
+        needed = warpgroup_registers(self.workload, plan)
+        return facts_of(self.workload, plan, self.arch, needed)
 
     def with_residual(self, form: str) -> WarpgroupKernel:
         """The same kernel with a residual addition before the output is stored."""

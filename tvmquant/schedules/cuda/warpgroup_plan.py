@@ -6,6 +6,7 @@ import itertools
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 from tvmquant.schedules.cuda.plan import products_of, stored_bits
 from tvmquant.schedules.cuda.tiles import outputs_of, rows_of, vector_of
@@ -147,6 +148,12 @@ def warpgroup_plans(workload: Workload, arch: Arch) -> Iterator[WarpgroupPlan]:
                 yield plan
 
 
+@lru_cache(maxsize=16)
+def known_warpgroup_plans(workload: Workload, arch: Arch) -> frozenset[WarpgroupPlan]:
+    """The same, to look one up."""
+    return frozenset(warpgroup_plans(workload, arch))
+
+
 def _fits(workload: Workload, plan: WarpgroupPlan, arch: Arch) -> bool:
     try:
         plan.check(arch)
@@ -155,10 +162,10 @@ def _fits(workload: Workload, plan: WarpgroupPlan, arch: Arch) -> bool:
     vectors = plan.block_k // vector_of(workload, plan)
     if plan.threads % vectors or plan.block_m % (plan.threads // vectors):
         return False
-    return _registers(workload, plan) <= min(_REGISTERS, _FILE // plan.threads)
+    return warpgroup_registers(workload, plan) <= min(_REGISTERS, _FILE // plan.threads)
 
 
-def _registers(workload: Workload, plan: WarpgroupPlan) -> int:
+def warpgroup_registers(workload: Workload, plan: WarpgroupPlan) -> int:
     """Registers that a thread is expected to need."""
     tiles = plan.warp_n // ROWS
     weights = tiles * plan.block_k // 8 if plan.source == "registers" else 0
@@ -174,7 +181,7 @@ def estimate_warpgroup(workload: Workload, plan: WarpgroupPlan, arch: Arch) -> f
     blocks *= workload.groups
     tile = plan.block_m * plan.block_n
     slots = -(-math.prod(workload.w_shape[1:]) // plan.block_k)
-    room = _FILE // (plan.threads * _registers(workload, plan))
+    room = _FILE // (plan.threads * warpgroup_registers(workload, plan))
     resident = max(1, min(arch.shared_bytes // plan.shared_bytes, 2048 // plan.threads, room))
     waves = -(-blocks // (arch.multiprocessors * resident))
     busy = min(resident, -(-blocks // arch.multiprocessors))
@@ -191,6 +198,7 @@ def estimate_warpgroup(workload: Workload, plan: WarpgroupPlan, arch: Arch) -> f
     return waves * (slots * slot + _START + tile / 64 * busy)
 
 
+@lru_cache(maxsize=256)
 def choose_warpgroup(workload: Workload, arch: Arch) -> WarpgroupPlan | None:
     """Sizes that the model likes best; ``None`` if the layer cannot have any."""
     return min(

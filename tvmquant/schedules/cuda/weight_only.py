@@ -11,13 +11,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 
-from tvmquant.schedules.cuda.geometry import name_of
-from tvmquant.schedules.cuda.launch import Launch
+from tvmquant.schedules.cuda.facts import occupancy
+from tvmquant.schedules.cuda.geometry import definition, name_of
+from tvmquant.schedules.cuda.launch import Launch, program
 from tvmquant.schedules.cuda.plain import Arguments, PlainKernel
-from tvmquant.schedules.cuda.source import with_headers
+from tvmquant.schedules.cuda.source import settings, with_headers
 from tvmquant.schedules.cuda.weight_only_plan import SIZES, Layout, TensorPlan, choose, plans
 from tvmquant.schedules.space import Config
 from tvmquant.schedules.workload import Workload
@@ -26,6 +28,8 @@ from tvmquant.targets.cuda import Arch
 # Smaller groups are mostly padding; smaller layers are done before a block has begun.
 _SMALLEST_GROUP = 16
 _FEWEST_WEIGHTS = 1 << 16
+# Threads of a block that only makes digits.
+_THREADS = 256
 
 
 @dataclass(frozen=True)
@@ -74,11 +78,38 @@ class WeightOnlyTensorKernel(PlainKernel):
             ("out", w.out_shape, "float32"),
         ]
 
+    @property
+    def arch(self) -> Arch:
+        """Architecture."""
+        return self.plan.arch
+
+    @property
+    def scratch(self) -> Arguments:
+        """Memory between the launches: name, shape, dtype."""
+        p = self.plan
+        size = p.row_blocks * p.chunks * p.digit_bytes(p.rounds)
+        return [("digits", (size,), "uint8")] if p.launches == 2 else []
+
     @cached_property
+    def launches(self) -> tuple[Launch, ...]:
+        """Sources and launches, in order."""
+        before = (self._digits_launch(),) if self.plan.launches == 2 else ()
+        return (*before, self._product_launch())
+
+    @property
     def launch(self) -> Launch:
-        """Blocks go through the channels, another dimension of the grid through the rows."""
+        """The launch that makes the products."""
+        return self.launches[-1]
+
+    def prim_func(self) -> Any:
+        """PrimFunc ``(x, weights, bias, scale, [zero_point,] out)``."""
+        return program(self.name, self.launches, self.arguments, self.scratch)
+
+    @property
+    def _values(self) -> dict[str, int]:
         w, p, lay = self.workload, self.plan, self.plan.layout
-        values = {
+        sizes = {key.upper(): getattr(p, key) for key in SIZES if key != "launches"}
+        return {
             "BATCH": p.batch,
             "DEPTH": lay.depth,
             "OUTPUTS": w.w_shape[0],
@@ -90,20 +121,45 @@ class WeightOnlyTensorKernel(PlainKernel):
             "GROUP_UNITS": lay.group_units,
             "SPAN_UNITS": lay.span_units,
             "SPANS": lay.spans,
-            **{key.upper(): getattr(p, key) for key in SIZES},
+            **sizes,
             "ROUNDS": p.rounds,
             "CHUNKS": p.chunks,
             "BLOCKS": p.blocks,
+            "APART": int(p.launches == 2),
+            "PACK_THREADS": _THREADS,
+            "PACK_BLOCKS": self._pack_blocks,
         }
+
+    @property
+    def _pack_blocks(self) -> int:
+        p, lay = self.plan, self.plan.layout
+        spans = min(p.rounds * p.warps_k, lay.spans)
+        return -(-(-(-spans * lay.span // 128) * p.rows) // (_THREADS // 32))
+
+    def _source(self, name: str, given: Arguments, call: str, *headers: str) -> str:
+        body = settings(name, self._values, {})
+        body += definition(name, [(key, dtype) for key, _, dtype in given], call)
+        return with_headers(body, "ptx.cuh", "weight_only_digits.cuh", *headers)
+
+    def _digits_launch(self) -> Launch:
+        """Makes the digits of all activations."""
+        p, name = self.plan, f"{self.name}_digits"
+        given = [self.arguments[0], *self.scratch]
+        call = f"tvmquant::pack_digits<{name}_sizes>(x, digits)"
+        grid = (self._pack_blocks, p.chunks, p.row_blocks)
+        return Launch(name, self._source(name, given, call), grid, _THREADS, 0, ("x", "digits"))
+
+    def _product_launch(self) -> Launch:
+        """Blocks go through the channels, another dimension of the grid through the rows."""
+        p = self.plan
+        given = [*(self.scratch or self.arguments[:1]), *self.arguments[1:]]
         zero = "zero_point" if p.zero_points else "nullptr"
-        given = f"x, weights, bias, scale, {zero}, out, shared"
-        source = with_headers(
-            self._body("weight_only_tensor", values, {}, given),
-            "ptx.cuh",
-            "weight_only_digits.cuh",
-            "weight_only_tensor.cuh",
-        )
-        return Launch(self.name, source, (p.blocks, p.row_blocks, 1), p.threads, p.shared_bytes)
+        pointers = f"{given[0][0]}, weights, bias, scale, {zero}, out, shared"
+        call = f"tvmquant::weight_only_tensor<{self.name}_sizes>({pointers})"
+        source = self._source(self.name, given, call, "weight_only_tensor.cuh")
+        takes = tuple(key for key, *_ in given)
+        grid = (p.blocks, p.row_blocks, 1)
+        return Launch(self.name, source, grid, p.threads, p.shared_bytes, takes)
 
     def configs(self) -> list[Config]:
         """All sizes worth measuring, the own ones first, then by the model's estimate."""
@@ -123,6 +179,12 @@ class WeightOnlyTensorKernel(PlainKernel):
     def estimate(self, config: Config) -> float:
         """Relative cost by the model."""
         return self.plan.with_config(config).cycles
+
+    def facts(self, config: Config) -> dict[str, float]:
+        """What a cost model should know of it."""
+        p = self.plan.with_config(config)
+        blocks = p.blocks * p.row_blocks
+        return occupancy(blocks, p.threads, p.shared_bytes, p.registers, p.arch)
 
 
 def weight_only_tensor_kernel(workload: Workload, arch: Arch) -> WeightOnlyTensorKernel | None:

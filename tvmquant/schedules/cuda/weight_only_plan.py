@@ -5,13 +5,13 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 from tvmquant.schedules.space import Config, ConfigError, integers
 from tvmquant.schedules.workload import Workload
 from tvmquant.targets.cuda import Arch
 
-SIZES = ("tiles", "warps_m", "warps_k", "ahead", "rows")
+SIZES = ("tiles", "warps_m", "warps_k", "ahead", "rows", "launches")
 # Elements of K with one step of activations: sums of so many products fit 23 bits.
 _UNITS = (128, 64, 32)
 # Longer units are worth this share of padding.
@@ -20,8 +20,8 @@ _PADDING = 1 / 16
 _FILE, _REGISTERS, _OVERHEAD = 65536, 224, 44
 # Bytes that memory gives a multiprocessor each cycle, at most and when all of them read.
 _PORT, _SHARE = 40, 18.5
-# Cycles: from memory, to start a block; instructions that make the digits of an activation.
-_LATENCY, _START, _DIGITS = 800, 1500, 12
+# Cycles: from memory, to start a block, of a launch before; to make the digits of 128 activations.
+_LATENCY, _START, _LAUNCH, _DIGITS = 800, 1500, 4000, 22
 _BOTH = 4
 
 
@@ -103,6 +103,8 @@ class TensorPlan:
         Spans whose weights are on their way.
     rows : int
         Rows of activations of a block: 1 or even.
+    launches : int
+        1 where every block makes the digits of its activations, 2 where a launch before does.
     """
 
     layout: Layout
@@ -114,6 +116,7 @@ class TensorPlan:
     warps_k: int
     ahead: int
     rows: int
+    launches: int = 1
 
     @property
     def config(self) -> Config:
@@ -151,9 +154,9 @@ class TensorPlan:
         needed = -(-self.layout.spans // self.warps_k)
         whole = -(-needed // self.ahead) * self.ahead
         room = self.arch.shared_bytes - self._parts
-        if self._digits(whole) <= room:
+        if self.digit_bytes(whole) <= room:
             return whole
-        fitting = (n for n in range(0, whole, self.ahead) if 2 * self._digits(n) <= room)
+        fitting = (n for n in range(0, whole, self.ahead) if 2 * self.digit_bytes(n) <= room)
         return max(fitting, default=0)
 
     @property
@@ -161,7 +164,8 @@ class TensorPlan:
         """How often digits are made for all of K."""
         return -(-self.layout.spans // (self.warps_k * self.rounds))
 
-    def _digits(self, rounds: int) -> int:
+    def digit_bytes(self, rounds: int) -> int:
+        """Bytes of the digits of so many spans of every warp that shares K."""
         spans = min(rounds * self.warps_k, self.layout.spans)
         per_unit = 4 + (8 if self.zero_points else 0)
         size = spans * (self.layout.span * 4 + self.layout.span_units * per_unit) * self.rows
@@ -175,7 +179,7 @@ class TensorPlan:
     @property
     def shared_bytes(self) -> int:
         """Shared memory of a block."""
-        return (2 if self.chunks > 1 else 1) * self._digits(self.rounds) + self._parts
+        return (2 if self.chunks > 1 else 1) * self.digit_bytes(self.rounds) + self._parts
 
     @property
     def registers(self) -> int:
@@ -185,7 +189,7 @@ class TensorPlan:
         unpacked = 0 if lay.bits == 8 else lay.unit // 8
         # Several rows; digits that are made beside the sums; zero points.
         more = 14 if self.rows > 1 else 0
-        more += 8 if self.rows > 1 and self.chunks > 1 else 0
+        more += 8 if self.rows > 1 and self.chunks > 1 and self.launches == 1 else 0
         more += 12 if self.rows > 1 and self.zero_points else 0
         tile = self.ahead * span + pairs * 2 + unpacked + 4
         return self.tiles * tile + more + _OVERHEAD
@@ -194,6 +198,7 @@ class TensorPlan:
         """Raise ``ConfigError`` where sizes do not fit each other or the architecture."""
         fits = (
             32 <= self.threads <= 512
+            and self.launches <= 2
             and (self.rows == 1 or self.rows % 2 == 0)
             and self.rounds > 0
             and self.registers <= min(_REGISTERS, _FILE // self.threads)
@@ -239,19 +244,21 @@ class TensorPlan:
         products *= tiles * self.warps_k
         wholly = self.chunks == 1
         made = 1 if wholly else self.items
-        pieces = self.rows * lay.spans * lay.span / 128
-        digits = waves * made * pieces * _DIGITS
+        pieces = waves * made * self.rows * lay.spans * lay.span / 128
         # One warp's digits: reading four pieces takes as long as one.
-        digits = max(digits, made * waves * pieces / (self.threads / 32) * (_LATENCY / 4 + 120))
+        digits = pieces * max(_DIGITS, (_LATENCY / 4 + 120) / (self.threads / 32))
+        if self.launches == 2:
+            digits = pieces * 512 / _PORT
         busy = max(products / 3, alone * self.items * waves)
         memory = max(weights / _PORT, share / _SHARE, weights * _LATENCY / flying)
         late = digits + _LATENCY if wholly else _LATENCY
         # Digits in chunks: at every one of them warps wait for each other.
-        rest = busy if wholly else 1.1 * (busy + digits)
+        rest = busy if wholly else 1.1 * busy if self.launches == 2 else 1.1 * (busy + digits)
         rest = max(memory * (1 - min(1, flying / weights)), rest)
         # The longer one of both, and some of the other.
         both = (memory**_BOTH + (late + rest) ** _BOTH) ** (1 / _BOTH)
-        return waves * _START + both + 100 * self.items
+        launch = _LAUNCH if self.launches == 2 else 0
+        return launch + waves * _START + both + 100 * self.items
 
     @property
     def _own_spans(self) -> int:
@@ -273,13 +280,13 @@ def plans(workload: Workload, arch: Arch) -> Iterator[TensorPlan]:
     layout, batch = Layout.of(workload), workload.x_shape[0]
     even = batch if batch == 1 else -(-batch // 2) * 2
     heights = {1} if batch == 1 else {min(even, n) for n in (2, 4, 8, 16, 32)}
-    for tiles, warps_m, warps_k, ahead, rows in itertools.product(
-        (1, 2, 4), (1, 2, 4), (1, 2, 4, 8, 16), (1, 2, 3, 4, 8), sorted(heights)
+    for tiles, warps_m, warps_k, ahead, rows, launches in itertools.product(
+        (1, 2, 4), (1, 2, 4), (1, 2, 4, 8, 16), (1, 2, 3, 4, 8), sorted(heights), (1, 2)
     ):
         if tiles * warps_m > layout.tiles or warps_k > layout.spans:
             continue
         base = (layout, arch, batch, workload.zero_points)
-        plan = TensorPlan(*base, tiles, warps_m, warps_k, ahead, rows)
+        plan = TensorPlan(*base, tiles, warps_m, warps_k, ahead, rows, launches)
         # Weights beyond the last ones are not asked for.
         if ahead > 1 and ahead > -(-layout.spans // warps_k):
             continue
@@ -290,6 +297,7 @@ def plans(workload: Workload, arch: Arch) -> Iterator[TensorPlan]:
         yield plan
 
 
+@lru_cache(maxsize=256)
 def choose(workload: Workload, arch: Arch) -> TensorPlan | None:
     """Sizes that the model likes best."""
     return min(plans(workload, arch), key=lambda plan: plan.cycles, default=None)
