@@ -141,7 +141,7 @@ def per_product(code):
 @pytest.mark.parametrize(
     "arch, bits, instruction, most",
     [
-        ("sm_90", 1, "BMMA.168256.AND", 4),
+        ("sm_90", 1, "BMMA.168256.AND", 4.5),
         pytest.param("sm_80", 1, "BMMA.168256.XOR", 3.2, marks=slow),
         pytest.param("sm_80", 4, "IMMA.16864.U4.S4", 3.2, marks=slow),
         pytest.param("sm_75", 4, "IMMA.8832.U4.S4", 3.2, marks=slow),

@@ -49,6 +49,14 @@ struct Loader {
   static constexpr bool KEPT = S::VECTOR >= 4;
   static constexpr int SAVED = KEPT ? ROWS : 1;
 
+  // Whether taps never meet padding, and slots have no end of K in them.
+  static constexpr bool INSIDE =
+      S::PAD_TOP == 0 && S::PAD_LEFT == 0 &&
+      (S::OUT_H - 1) * S::STRIDE_H + (S::KERNEL_H - 1) * S::DILATION_H < S::HEIGHT &&
+      (S::OUT_W - 1) * S::STRIDE_W + (S::KERNEL_W - 1) * S::DILATION_W < S::WIDTH;
+  static constexpr bool WHOLE = DEPTH % S::BLOCK_K == 0;
+  static constexpr int PIXELS = S::BATCH * S::OUT_H * S::OUT_W;
+
   // Offset of the first tap in the input, which may lie before its image, and its coordinates.
   static constexpr int64_t BYTES = int64_t(S::BATCH) * S::HEIGHT * S::WIDTH * S::CHANNELS;
   static constexpr int BEHIND = S::PACKED ? CHANNELS + 16 : 0;
@@ -76,11 +84,12 @@ struct Loader {
   }
 
   __device__ __forceinline__ Row find(int i) const {
-    const int pixel = first_pixel + i * STEP;
+    int pixel = first_pixel + i * STEP;
+    if constexpr (INSIDE) pixel = min(pixel, PIXELS - 1);
     const int ow = pixel % S::OUT_W, oh = pixel / S::OUT_W % S::OUT_H;
     const int64_t n = pixel / (S::OUT_W * S::OUT_H);
-    // Rows beyond the last pixel compute what nobody stores: outside of every image.
-    const bool used = pixel < S::BATCH * S::OUT_H * S::OUT_W;
+    // Rows beyond the last pixel compute what nobody stores: outside of every image, or again.
+    const bool used = pixel < PIXELS;
     const int top = oh * S::STRIDE_H - S::PAD_TOP, left = ow * S::STRIDE_W - S::PAD_LEFT;
     Row found{0, used ? top : -(1 << 28), left};
     found.offset = Index(((n * S::HEIGHT + top) * S::WIDTH + left) * S::CHANNELS);
@@ -93,27 +102,29 @@ struct Loader {
     const int dh = tap / S::KERNEL_W * S::DILATION_H, dw = tap % S::KERNEL_W * S::DILATION_W;
     const Index first = Index(first_channel + (dh * S::WIDTH + dw) * S::CHANNELS + channel);
     // Weights beyond the last tap are zero; single bits have no zero, so the input must be.
-    const unsigned word = k < DEPTH ? padding : 0;
-    const Index outside = Index(BYTES + (k < DEPTH ? channel : CHANNELS));
+    const bool real = WHOLE || k < DEPTH;
+    const unsigned word = real ? padding : 0;
+    const Index outside = Index(BYTES + (real ? channel : CHANNELS));
 #pragma unroll(KEPT ? ROWS : 4)
     for (int i = 0; i < ROWS; ++i) {
       const Row at = KEPT ? rows[KEPT ? i : 0] : find(i);
       uint8_t *to = slot + chunk_offset<S>(row + i * STEP, vector * S::VECTOR / 16) +
                     vector * S::VECTOR % 16;
       const int h = at.top + dh, w = at.left + dw;
-      const bool inside = unsigned(h) < unsigned(S::HEIGHT) && unsigned(w) < unsigned(S::WIDTH);
+      const bool inside = INSIDE || (unsigned(h) < unsigned(S::HEIGHT) &&
+                                     unsigned(w) < unsigned(S::WIDTH));
       const uint8_t *from = x + Index(first + at.offset);
       if constexpr (S::PACKED) {
-        copy_async<S::VECTOR>(to, inside && k < DEPTH ? from : x + outside);
+        copy_async<S::VECTOR>(to, inside && real ? from : x + outside);
       } else if constexpr (KEPT) {
-        if (inside && k < DEPTH) {
+        if (inside && real) {
           copy_async<S::VECTOR>(to, from);
         } else {
 #pragma unroll
           for (int j = 0; j < S::VECTOR / 4; ++j) reinterpret_cast<unsigned *>(to)[j] = word;
         }
       } else {
-        *to = inside && k < DEPTH ? *from : uint8_t(word);
+        *to = inside && real ? *from : uint8_t(word);
       }
     }
   }

@@ -7,6 +7,7 @@ import math
 from tvmquant.schedules.cuda.plan import STEP, Plan
 from tvmquant.schedules.cuda.tiles import (
     blocks_of,
+    is_unpadded,
     packed_bytes,
     part_count,
     rows_of,
@@ -23,8 +24,9 @@ _RATE = {"U8S8": 2048, "U4S4": 4096, "BITS_XOR": 16384, "BITS_AND": 16384}
 _STEP_LATENCY, _MEMORY_LATENCY, _BARRIER, _LAUNCH = 60, 500, 40, 4000
 # Bytes of a cycle: that a multiprocessor gets from the cache, that all of them read and write.
 _COPY_RATE, _MEMORY_RATE = 32, 2000
-# Instructions of a thread for every slot, to bring a vector of bytes in, or a single byte.
-_SLOT, _COPY, _BYTE = 60, 8, 25
+# Instructions of a thread for every slot, to bring a vector of bytes in, or a single byte, to
+# requantize an output.
+_SLOT, _COPY, _BYTE, _OUTPUT = 60, 8, 25, 9
 # Cycles of a multiprocessor for counting the bits of 16 rows and 256 channels.
 _COUNTING = 7
 FILE = 65536
@@ -36,7 +38,7 @@ def registers(workload: Workload, plan: Plan, arch: Arch) -> int:
     vector = vector_of(workload, plan)
     # A thread remembers where its rows lie: an offset, of two words if need be, and coordinates.
     size = packed_bytes(workload, plan) if plan.packed else math.prod(workload.x_shape)
-    each = 4 if size < 1 << 32 else 8
+    each = (2 if is_unpadded(workload) else 4) * (1 if size < 1 << 32 else 2)
     rows = plan.block_m * plan.row_bytes // vector // plan.threads if vector >= 4 else 0
     # Copies pass through registers where they cannot be asynchronous.
     copied = 0 if arch.sm >= 80 else (4 * rows + plan.weight_bytes // (4 * plan.threads)) // 2
@@ -72,7 +74,9 @@ def estimate(workload: Workload, plan: Plan, arch: Arch) -> float:
     # Memory is not equally late each time: more stages are a little better.
     slot += _BARRIER + latency / 16
     sums = plan.slices * tile / 16 if plan.slices > 1 else 0
-    main = waves * (slots * slot + 400 + (tile / 64 + sums) * busy)
+    # While a block stores, another one computes.
+    stored = (tile * _OUTPUT / 128 + sums) * max(1, busy / 2)
+    main = waves * (slots * slot + 400 + stored)
     return main + _other_launches(workload, plan)
 
 

@@ -72,6 +72,11 @@ def slots_of(workload: Workload, plan: Plan) -> int:
     return -(-depth_of(workload, plan) // plan.block_k)
 
 
+def is_unpadded(workload: Workload) -> bool:
+    """Whether no tap of any output meets padding."""
+    return not any(workload.padding)
+
+
 def blocks_of(workload: Workload, plan: Plan) -> tuple[int, int]:
     """Blocks of a group along pixels and channels."""
     return -(-rows_of(workload) // plan.block_m), -(-outputs_of(workload) // plan.block_n)
