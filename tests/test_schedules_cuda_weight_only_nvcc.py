@@ -1,15 +1,14 @@
-"""What nvcc makes of weight-only kernels: few instructions a weight, so that memory is the limit."""
+"""What nvcc makes of weight-only kernels: so few instructions that memory is the limit."""
 
 import re
 import shutil
-from dataclasses import dataclass
 
 import pytest
 from test_schedules_cuda_nvcc import cubin, machine_code
 from test_schedules_cuda_weight_only import kernel_of
 from weight_only_tools import weight_only_workload
 
-from tvmquant.targets.cuda import Arch, arch_of
+from tvmquant.targets.cuda import arch_of
 
 pytestmark = pytest.mark.skipif(not shutil.which("nvcc"), reason="nvcc is not installed")
 slow = pytest.mark.slow
@@ -19,18 +18,10 @@ BYTES_A_CYCLE = 4.3e12 / 1.755e9 / 132
 ISSUED = 4
 
 
-@dataclass(frozen=True)
-class Compiled:
-    """What the tools for machine code ask of a kernel."""
-
-    launch: object
-    arch: Arch
-
-
 def compiled(workload, arch, folder):
     """A kernel and its machine code, as addresses and instructions; nothing is spilled."""
     kernel = kernel_of(workload, arch_of(arch))
-    path, told = cubin(Compiled(kernel.launch, kernel.plan.arch), folder)
+    path, told = cubin(kernel, folder)
     assert "0 bytes spill stores, 0 bytes spill loads" in told, told
     found = re.finditer(r"/\*([0-9a-f]{4,5})\*/\s+(.*?);", machine_code(path))
     return kernel, [(int(each[1], 16), each[2]) for each in found]
@@ -92,5 +83,5 @@ def test_sizes_of_the_search_are_not_spilled(tmp_path):
     kernel = kernel_of(weight_only_workload(8, 4096, 4096, 4, 64, True))
     config = max(kernel.configs(), key=lambda config: kernel.with_config(config).plan.registers)
     kernel = kernel.with_config(config)
-    _, told = cubin(Compiled(kernel.launch, kernel.plan.arch), tmp_path)
+    _, told = cubin(kernel, tmp_path)
     assert "0 bytes spill stores, 0 bytes spill loads" in told, told

@@ -130,12 +130,13 @@ __device__ __forceinline__ void store_quad(const float (&value)[4], int most, co
   }
 }
 
-// Digits of a chunk of K of the block's rows. A lane has four elements of K, a unit several lanes.
-template <class S>
+// Digits of a chunk of K of ROWS rows, by WARPS warps, of which this is number WARP. A lane has four
+// elements of K, a unit several lanes.
+template <class S, int WARPS>
 __device__ __forceinline__ void make_digits(const float *__restrict__ x, int first_row, int chunk,
-                                            uint8_t *memory) {
+                                            int warp, uint8_t *memory) {
   using D = Digits<S>;
-  constexpr int PIECES = Quad<S>::PIECES, WARPS = S::WARPS_M * S::WARPS_K;
+  constexpr int PIECES = Quad<S>::PIECES;
   unsigned *const words = reinterpret_cast<unsigned *>(memory);
   float *const steps = reinterpret_cast<float *>(memory + D::WORDS);
   float *const sums = reinterpret_cast<float *>(memory + D::WORDS + D::STEPS);
@@ -153,7 +154,7 @@ __device__ __forceinline__ void make_digits(const float *__restrict__ x, int fir
     int most[GO];
 #pragma unroll
     for (int i = 0; i < GO; ++i) {
-      const Quad<S> at((go + i) * WARPS + threadIdx.x / 32, lane, chunk, EVEN);
+      const Quad<S> at((go + i) * WARPS + warp, lane, chunk, EVEN);
       // Rows beyond the last one are it again.
       const int row = min(first_row + at.row, S::BATCH - 1);
       read_quad<S>(value[i], x + int64_t(row) * S::DEPTH + at.k, at.there);
@@ -174,10 +175,31 @@ __device__ __forceinline__ void make_digits(const float *__restrict__ x, int fir
     }
 #pragma unroll
     for (int i = 0; i < GO; ++i) {
-      const Quad<S> at((go + i) * WARPS + threadIdx.x / 32, lane, chunk, EVEN);
+      const Quad<S> at((go + i) * WARPS + warp, lane, chunk, EVEN);
       store_quad<S>(value[i], most[i], at, place, first, words, steps, sums);
     }
   }
+}
+
+// A launch of its own makes the digits of all rows: chunks of memory as blocks will have them.
+template <class S>
+__device__ __forceinline__ void pack_digits(const float *__restrict__ x, uint8_t *digits) {
+  constexpr int WARPS = S::PACK_THREADS / 32;
+  const int64_t at = int64_t(blockIdx.z) * S::CHUNKS + blockIdx.y;
+  make_digits<S, S::PACK_BLOCKS * WARPS>(x, blockIdx.z * S::ROWS, blockIdx.y,
+                                         blockIdx.x * WARPS + threadIdx.x / 32,
+                                         digits + at * Digits<S>::BYTES);
+}
+
+// Digits of a chunk that such a launch has made.
+template <class S>
+__device__ __forceinline__ void copy_digits(const uint8_t *digits, int chunk, uint8_t *memory) {
+  constexpr int BYTES = Digits<S>::BYTES, THREADS = S::WARPS_M * S::WARPS_K * 32;
+  const uint8_t *const from = digits + (int64_t(blockIdx.y) * S::CHUNKS + chunk) * BYTES;
+  for (int at = threadIdx.x * 16; at < BYTES; at += THREADS * 16) {
+    copy_async<16>(memory + at, from + at);
+  }
+  copy_commit();
 }
 
 }  // namespace tvmquant

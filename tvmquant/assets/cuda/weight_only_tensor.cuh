@@ -179,8 +179,18 @@ struct WeightOnly {
   }
 };
 
+// What a block is given: activations, or the digits that another launch has made of them.
+template <int APART>
+struct Given {
+  using Type = float;
+};
+template <>
+struct Given<1> {
+  using Type = uint8_t;
+};
+
 template <class S>
-__device__ __forceinline__ void weight_only_tensor(const float *__restrict__ x,
+__device__ __forceinline__ void weight_only_tensor(const typename Given<S::APART>::Type *x,
                                                    const int *__restrict__ w,
                                                    const float *__restrict__ bias,
                                                    const float *__restrict__ scale,
@@ -194,6 +204,14 @@ __device__ __forceinline__ void weight_only_tensor(const float *__restrict__ x,
   const int first_row = blockIdx.y * S::ROWS;
   float *const parts = reinterpret_cast<float *>(shared + (S::CHUNKS > 1 ? 2 : 1) * D::BYTES);
 
+  const auto prepare = [&](int chunk, uint8_t *memory) {
+    if constexpr (S::APART) {
+      copy_digits<S>(x, chunk, memory);
+    } else {
+      make_digits<S, W::THREADS / 32>(x, blockIdx.y * S::ROWS, chunk, warp, memory);
+    }
+  };
+
   typename W::Piece pieces[S::AHEAD];
   int place = blockIdx.x;
   typename W::Cursor cursor{nullptr, own.first_tile(place), own.warp_k};
@@ -201,7 +219,8 @@ __device__ __forceinline__ void weight_only_tensor(const float *__restrict__ x,
                    (int64_t(cursor.tile) * S::SPANS + cursor.span) * (W::LOADS * 32);
 #pragma unroll
   for (int i = 0; i < S::AHEAD; ++i) own.fetch(pieces[i], cursor, i);
-  make_digits<S>(x, first_row, 0, shared);
+  prepare(0, shared);
+  if constexpr (S::APART) copy_wait<0>();
   __syncthreads();
 
   int slot = 0;  // of the digits, where they come in chunks
@@ -214,7 +233,7 @@ __device__ __forceinline__ void weight_only_tensor(const float *__restrict__ x,
       if constexpr (S::CHUNKS > 1) {
         slot ^= 1;
         if (chunk + 1 < S::CHUNKS || next < W::PLACES) {
-          make_digits<S>(x, first_row, (chunk + 1) % S::CHUNKS, shared + slot * D::BYTES);
+          prepare((chunk + 1) % S::CHUNKS, shared + slot * D::BYTES);
         }
       }
 #pragma unroll 1
@@ -229,7 +248,10 @@ __device__ __forceinline__ void weight_only_tensor(const float *__restrict__ x,
           own.fetch(pieces[i], cursor, i);
         }
       }
-      if constexpr (S::CHUNKS > 1) __syncthreads();
+      if constexpr (S::CHUNKS > 1) {
+        if constexpr (S::APART) copy_wait<0>();
+        __syncthreads();
+      }
     }
     // Two places for the sums: warps that are ahead wait for the others once.
     float *const sums = parts + item % 2 * (S::WARPS_K * S::ROWS * W::CHANNELS);
