@@ -222,3 +222,25 @@ def test_archives_are_the_same_each_time(tmp_path):
         prepare.pack(tmp_path / "exact", [folder], tmp_path / name)
         packed.append((tmp_path / name).read_bytes())
     assert packed[0] == packed[1]
+
+
+def test_what_other_sources_made_is_built_again(tmp_path, monkeypatch):
+    case = Case("exact", "tiny", "w8a8", matmul(3, 40, 24))
+    job = prepare.Job(case, "host", tmp_path / "case", 1, 7, "one")
+    built = []
+
+    def build(case, device, folder, plans, seed):
+        path = folder / "case.json"
+        if not path.exists():
+            built.append(case.key)
+            folder.mkdir(exist_ok=True)
+            path.write_text('{"plans": [], "failed": []}')
+        return json.loads(path.read_text())
+
+    monkeypatch.setattr(prepare, "build", build)
+    for stamp in ("one", "one", "", "two"):
+        prepare.build_one(dataclasses.replace(job, stamp=stamp))
+    assert len(built) == 2
+    about = json.loads((tmp_path / "case" / "case.json").read_text())
+    assert (about["stamp"], about["order"]) == ("two", 7)
+    assert len(prepare.source_stamp()) == 16

@@ -76,6 +76,7 @@ def prepared(tmp_path_factory):
             peers=False,
             jobs=1,
             only="",
+            keep=False,
             tell=told.append,
         )
     assert not any("failed" in line for line in told), told
@@ -265,7 +266,7 @@ def test_without_a_gpu_it_says_so(tmp_path, monkeypatch):
     monkeypatch.setattr(prepare, "PARTS", {"exact": lambda: PARTS["exact"]()[1:2]})
     monkeypatch.setattr(prepare, "network_cases", lambda path: [])
     settings = {"plans": {"exact": 2}, "efficientnet": None, "python": PYTHON, "peers": False}
-    settings |= {"jobs": 1, "only": "", "tell": print}
+    settings |= {"jobs": 1, "only": "", "keep": False, "tell": print}
     prepare.prepare(tmp_path / "set", "cuda-sm_80", ("exact",), **settings)
     done = run(tmp_path / "set", tmp_path / "results.json")
     assert done.returncode == 1

@@ -31,6 +31,7 @@ def main() -> None:
 @click.option("--python", default="3.12", help="Version there; empty: tvmquant is installed there.")
 @click.option("--peers/--no-peers", default=True, help="Wheels of torchao and gemlite, by pip.")
 @click.option("--jobs", default=1, type=click.IntRange(1), help="Processes, of one thread each.")
+@click.option("--keep", is_flag=True, help="Build nothing again, even from other sources.")
 @click.option("--only", default="", help="Only cases that have this in their name.")
 def prepare(
     out: Path,
@@ -43,12 +44,12 @@ def prepare(
     python: str,
     peers: bool,
     jobs: int,
+    keep: bool,
     only: str,
 ) -> None:
     """Compile everything into a folder for the machine with the GPU; needs nvcc, no GPU.
 
-    What was built before is kept in FOLDER.work and is not built again: delete that folder after
-    a change of the kernels.
+    What was built is kept in FOLDER.work, and built again when the sources of kernels change.
     """
     # Imports TVM: the other commands do without.
     from benchmarks.gpu.prepare import prepare as make
@@ -62,6 +63,7 @@ def prepare(
         python=python,
         peers=peers,
         jobs=jobs,
+        keep=keep,
         only=only,
         tell=click.echo,
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import lzma
 import multiprocessing
@@ -14,6 +15,7 @@ from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 
+import tvmquant
 from benchmarks.gpu import slim
 from benchmarks.gpu.cases import PARTS, Case
 from benchmarks.gpu.kernels import build
@@ -39,6 +41,8 @@ class Job:
         Kernels of a workload at most.
     order : int
         Place among all.
+    stamp : str
+        What is there with another one is built again; empty: whatever it is, it is kept.
     """
 
     case: Case | NetworkCase
@@ -46,6 +50,7 @@ class Job:
     folder: Path
     plans: int
     order: int
+    stamp: str
 
 
 def prepare(
@@ -59,6 +64,7 @@ def prepare(
     peers: bool,
     jobs: int,
     only: str,
+    keep: bool,
     tell: Tell,
 ) -> None:
     """Build the cases of some parts beside ``out`` and pack them into it.
@@ -67,7 +73,7 @@ def prepare(
     ----------
     out : Path
         Folder of ``set.json``, ``*.tar.xz`` and ``wheels``. What is built lies in
-        ``out`` + ``.work``: what is there already is not built again.
+        ``out`` + ``.work`` and is built again only when sources have changed.
     target : str
         For example ``cuda-sm_90``.
     parts : sequence of str
@@ -84,6 +90,8 @@ def prepare(
         Processes.
     only : str
         Only cases whose key has this in it.
+    keep : bool
+        Not even then.
     tell : callable
         Is given a line at a time.
     """
@@ -92,11 +100,15 @@ def prepare(
         case for part in parts if part in PARTS for case in PARTS[part]()
     ]
     cases += [case for case in network_cases(efficientnet) if case.part in parts]
-    todo = [
-        Job(case, target, work / case.part / case.key, plans.get(case.part, 1), index)
-        for index, case in enumerate(cases)
-        if only in case.key
-    ]
+    stamp = source_stamp()
+
+    def job(case: Case | NetworkCase, index: int) -> Job:
+        count, own = plans.get(case.part, 1), ""
+        if not keep:
+            own = f"{stamp} {target} {count if isinstance(case, Case) else ''}"
+        return Job(case, target, work / case.part / case.key, count, index, own)
+
+    todo = [job(case, index) for index, case in enumerate(cases) if only in case.key]
     work.mkdir(parents=True, exist_ok=True)
     failed = _build_all(todo, jobs, tell)
     out.mkdir(parents=True, exist_ok=True)
@@ -113,6 +125,7 @@ def prepare(
         "target": target,
         "features": sorted(device.features),
         "versions": current_versions(),
+        "sources": stamp,
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "parts": sorted(path.name.partition(".")[0] for path in out.glob("*.tar.xz")),
         "failed": failed,
@@ -158,6 +171,9 @@ def _one_thread() -> None:
 
 def build_one(job: Job) -> str:
     """Build one case; what to say of it."""
+    for path in job.folder.glob("*.json"):
+        if job.stamp and json.loads(path.read_text(encoding="utf-8")).get("stamp") != job.stamp:
+            path.unlink()
     if isinstance(job.case, NetworkCase):
         about = build_network(job.case, job.target, job.folder)
         said, path = f"{len(about['kernels'])} kinds of kernels", job.folder / "network.json"
@@ -165,9 +181,22 @@ def build_one(job: Job) -> str:
         about = build(job.case, get_device(job.target), job.folder, job.plans, 1)
         said, path = f"{len(about['plans'])} kernels", job.folder / "case.json"
         said += "".join(f"; {f['error']}" for f in about["failed"])
-    if about.get("order") != job.order:
-        path.write_text(json.dumps({**about, "order": job.order}), encoding="utf-8")
+    own = {"order": job.order} | ({"stamp": job.stamp} if job.stamp else {})
+    if about | own != about:
+        path.write_text(json.dumps(about | own), encoding="utf-8")
     return said
+
+
+def source_stamp() -> str:
+    """A digest of all that makes kernels and their data."""
+    package, own = Path(tvmquant.__file__).parent, Path(__file__).parent
+    files = [*package.glob("schedules/**/*.py"), *package.glob("assets/cuda/*")]
+    files += [*package.glob("targets/*.py"), *package.glob("build*.py"), own / "bare" / "data.py"]
+    files += [own / f"{name}.py" for name in ("cases", "expected", "kernels", "networks", "shapes")]
+    digest = hashlib.sha256()
+    for path in sorted(files):
+        digest.update(path.name.encode() + b"\0" + path.read_bytes() + b"\0")
+    return digest.hexdigest()[:16]
 
 
 def pack(base: Path, folders: Iterable[Path], path: Path) -> None:

@@ -10,6 +10,8 @@ from typing import Any
 from .kernels import COLD_ROWS, family
 
 Job = dict[str, Any]
+# Shapes of matrix products that are also measured with engines that take long to start.
+_FIRST = 2
 PARTS = ("machine", "exact", "gemm", "network", "conv", "slow")
 
 
@@ -50,11 +52,13 @@ def jobs_of(work: Path, parts: list[str], rounds: int) -> list[Job]:
     for part in ("gemm", "conv"):
         if part in parts:
             jobs += [{**job, **timed, "peers": "all"} for job in _shapes(kernels, part)]
-    if "slow" in parts:
-        for job in _shapes(kernels, "gemm"):
-            job = {**job, **timed, "folders": [], "peers": "all", "which": "slow", "limit": 100}
-            jobs.append(job)
     jobs += _networks(networks, parts, timed)
+    if "slow" in parts:
+        for index, job in enumerate(_shapes(kernels, "gemm")):
+            # Where it matters: the first shapes, and those with weight-only layers.
+            if index < _FIRST or any("weight-only" in folder for folder in job["folders"]):
+                slow = {"folders": [], "peers": "all", "which": "slow", "limit": 100}
+                jobs.append({**job, **timed, **slow})
     order = {part: index for index, part in enumerate(PARTS)}
     return sorted(jobs, key=lambda job: order["slow" if _slow(job) else job["part"]])
 
