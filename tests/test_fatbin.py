@@ -63,6 +63,8 @@ def test_the_manifest_says_so(bundle):
     kernels = {layer["kernel"].split()[0] for layer in manifest["layers"] if layer["macs"]}
     # sm_80 alone would multiply nibbles, which sm_90 only emulates; sm_90 alone by four warps.
     assert "u8s8" in kernels and not {"u4s4", "wgmma"} & kernels
+    refused = cli("export", bundle, "-o", bundle.with_name("program"))
+    assert refused.exit_code == 2 and "for processors only" in refused.stderr
     if not tvm.cuda(0).exist:
         with pytest.raises(BundleError, match=r"\(sm_80 and sm_90\), this machine has none"):
             tvmquant.load(bundle)

@@ -11,6 +11,7 @@ from click.testing import CliRunner
 from simulated_gpu import GONE, HOW, NAME, seconds_of, simulated
 from tuning_tools import HOST, FakeBuilders
 
+import tvmquant
 from tvmquant.cli import main
 from tvmquant.errors import InputError, RemoteError, TargetError
 from tvmquant.remote.address import Address
@@ -19,8 +20,9 @@ from tvmquant.runtime.gpu import Gpu
 from tvmquant.schedules.selection import KernelTable
 from tvmquant.schedules.workload import Workload
 from tvmquant.targets import get_device
-from tvmquant.tuning import Database, Trials, model, tune_traces, tune_workloads
+from tvmquant.tuning import Database, Trials, model, ship, tune_traces, tune_workloads
 from tvmquant.tuning.candidates import candidates
+from tvmquant.tuning.common_layers import conv, dense
 from tvmquant.tuning.cost_model import AnalyticModel, XgbModel
 from tvmquant.tuning.features import features
 from tvmquant.tuning.gpu_session import GpuSession
@@ -208,6 +210,17 @@ def test_what_cannot_be_tuned_is_refused():
     if not tvm.cuda(0).exist:
         with pytest.raises(TargetError, match="has none or no driver"):
             GpuSession().open(GPU)
+        with pytest.raises(TargetError, match="has no NVIDIA GPU"):
+            tvmquant.compile("not read", "cuda-sm_90", tune=2)
+        with pytest.raises(TargetError, match="has no NVIDIA GPU"):
+            ship.device_with("cuda")
+
+
+def test_common_layers_of_several_images():
+    layers = [conv(28, 64, 64, 3), dense(512)]
+    large = ship.batched(layers, (1, 8))
+    assert large[:2] == layers and [w.x_shape[0] for w in large] == [1, 1, 8, 8]
+    assert [w.macs for w in large[2:]] == [8 * w.macs for w in layers]
 
 
 def test_servers_must_have_the_gpu_that_is_tuned_for():

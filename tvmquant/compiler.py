@@ -28,7 +28,7 @@ from tvmquant.schedules.selection import KernelTable
 from tvmquant.schedules.space import TuningDatabase
 from tvmquant.targets import Device, get_device
 from tvmquant.tuning import Trials, active_database, tune_workloads, workloads_of
-from tvmquant.tuning.model import database_of
+from tvmquant.tuning.model import check_runs_here, database_of
 
 
 def compile(
@@ -110,6 +110,8 @@ def compile(
     if device.cuda is not None:
         check_nvcc()
     trials = _trials(tune, database)
+    if trials is not None:
+        check_runs_here(device)
     lookup = active_database(database, device)
     options = {
         "calibration": calibration,

@@ -17,6 +17,7 @@ from tvmquant.runtime.bundle import (
     write_manifest,
 )
 from tvmquant.runtime.compiled_model import CompiledModel
+from tvmquant.runtime.gpu import cuda_archs
 from tvmquant.runtime.libraries import runtime_libraries
 from tvmquant.runtime.link import export_objects
 from tvmquant.runtime.manifest import Manifest
@@ -65,11 +66,18 @@ def export_bundle(
         If the model is damaged, something is missing to build the program, or the folder cannot
         be written.
     InputError
-        If ``static`` is asked of a folder: its model is linked already.
+        If ``static`` is asked of a folder: its model is linked already. Or the model is for a
+        GPU.
     """
     check_destination(folder)
     if not isinstance(model, CompiledModel):
         model = open_bundle(model)
+    if cuda_archs(model.manifest):
+        raise InputError(
+            f"{model.manifest.target}: a program that runs without Python is for processors only; "
+            "copy the compiled folder to the machine with the GPU and load it there, or run "
+            "tvmquant serve there and use --rpc"
+        )
     if static and model.build_system_library is None:
         raise InputError(
             "a compiled folder cannot become static, its library is linked already: export the "

@@ -108,7 +108,7 @@ def why_no_gpu(archs: Sequence[str], here: Gpu | None, machine: str = "this mach
     if here is None:
         return (
             f"it was compiled for an NVIDIA GPU ({made}), {machine} has none or no driver: "
-            "copy it to one that has"
+            "run it on one that has, or by --rpc where tvmquant serve runs"
         )
     if any(runs_on(arch, here.arch) for arch in archs):
         return None

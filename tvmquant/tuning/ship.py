@@ -32,13 +32,18 @@ _AVX512 = ("avx512vnni", "avx512vpopcntdq", "avx512vbmi", "avx512vl", "avx512bw"
 
 
 def device_with(isa: str) -> Device:
-    """The machine this runs on, using nothing better than ``isa``.
+    """The machine this runs on, using nothing better than ``isa``; its GPU for ``cuda``.
 
     Raises
     ------
     InputError
         If it cannot do even that.
     """
+    if isa.startswith("cuda"):
+        gpu = get_device("cuda")
+        if isa in ("cuda", instruction_set(gpu)):
+            return gpu
+        raise InputError(f"the GPU of this machine cannot tune for {isa}: it is {gpu.cuda.name}")
     host = get_device("host")
     lesser = {"avx_vnni": _AVX512, "avx2": (*_AVX512, "avxvnni")}
     there = [name for name in lesser.get(isa, ()) if name in host.features]
@@ -63,6 +68,15 @@ def variants(workloads: Iterable[Workload], isa: str) -> list[Workload]:
             if w.w_bits == 8 and not w.op.startswith("depthwise")
         ]
     return found
+
+
+def batched(workloads: Iterable[Workload], sizes: Iterable[int]) -> list[Workload]:
+    """Workloads of one image as those of several."""
+    return [
+        replace(w, x_shape=(size * w.x_shape[0], *w.x_shape[1:]))
+        for size in sizes
+        for w in workloads
+    ]
 
 
 def essence(database: Database, workloads: Iterable[Workload], device: Device) -> list[Record]:
@@ -95,10 +109,11 @@ def verdict(report: TuneReport) -> Iterator[str]:
 
 
 @click.command()
-@click.option("--isa", default="host", show_default=True, help="Or avx2, avx_vnni.")
+@click.option("--isa", default="host", show_default=True, help="Or avx2, avx_vnni, cuda.")
 @click.option("--trials", default=6, show_default=True, type=click.IntRange(2))
 @click.option("--network", "networks", multiple=True, type=click.Choice(list(NETWORKS)))
 @click.option("--precision", "precisions", multiple=True, type=click.Choice(PRECISIONS))
+@click.option("--batch", "batches", multiple=True, default=[1], type=click.IntRange(1))
 @click.option(
     "--work", required=True, type=click.Path(path_type=Path), help="All measurements; kept."
 )
@@ -108,6 +123,7 @@ def main(
     trials: int,
     networks: tuple[str, ...],
     precisions: tuple[str, ...],
+    batches: tuple[int, ...],
     work: Path,
     output: Path | None,
 ) -> None:
@@ -115,7 +131,7 @@ def main(
     device = device_with(isa)
     isa = instruction_set(device)
     chosen = common_layers(networks or tuple(NETWORKS), precisions or PRECISIONS)
-    workloads = variants(chosen, isa)
+    workloads = batched(variants(chosen, isa), batches)
     database = Database(work)
     with progress_bars() as progress:
         report = tune_workloads(workloads, device, Trials(trials), database, progress)
