@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from weight_only_tools import WeightOnlyData, weight_only_workload
 
 from tvmquant.schedules.cuda.weight_only import WeightOnlyTensorKernel, pack_codes
-from tvmquant.schedules.cuda.weight_only_plan import Layout, choose
+from tvmquant.schedules.cuda.weight_only_estimate import choose
+from tvmquant.schedules.cuda.weight_only_plan import Layout
 from tvmquant.targets.cuda import arch_of
 
 SM_90 = arch_of("sm_90")

@@ -20,14 +20,15 @@ from tvmquant.schedules.cuda.geometry import definition, name_of
 from tvmquant.schedules.cuda.launch import Launch, program
 from tvmquant.schedules.cuda.plain import Arguments, PlainKernel
 from tvmquant.schedules.cuda.source import settings, with_headers
-from tvmquant.schedules.cuda.weight_only_plan import SIZES, Layout, TensorPlan, choose, plans
+from tvmquant.schedules.cuda.weight_only_estimate import choose, cycles, plans
+from tvmquant.schedules.cuda.weight_only_plan import SIZES, Layout, TensorPlan
 from tvmquant.schedules.space import Config
 from tvmquant.schedules.workload import Workload
 from tvmquant.targets.cuda import Arch
 
 # Smaller groups are mostly padding; smaller layers are done before a block has begun.
 _SMALLEST_GROUP = 16
-_FEWEST_WEIGHTS = 1 << 16
+_FEWEST_WEIGHTS = 1 << 14
 # Threads of a block that only makes digits.
 _THREADS = 256
 
@@ -163,7 +164,7 @@ class WeightOnlyTensorKernel(PlainKernel):
 
     def configs(self) -> list[Config]:
         """All sizes worth measuring, the own ones first, then by the model's estimate."""
-        found = sorted(plans(self.workload, self.plan.arch), key=lambda plan: plan.cycles)
+        found = sorted(plans(self.workload, self.plan.arch), key=cycles)
         return [self.plan.config, *(p.config for p in found if p != self.plan)]
 
     def with_config(self, config: Config) -> WeightOnlyTensorKernel:
@@ -178,7 +179,7 @@ class WeightOnlyTensorKernel(PlainKernel):
 
     def estimate(self, config: Config) -> float:
         """Relative cost by the model."""
-        return self.plan.with_config(config).cycles
+        return cycles(self.plan.with_config(config))
 
     def facts(self, config: Config) -> dict[str, float]:
         """What a cost model should know of it."""

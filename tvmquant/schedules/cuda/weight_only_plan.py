@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from functools import cached_property, lru_cache
+from functools import cached_property
 
 from tvmquant.schedules.space import Config, ConfigError, integers
 from tvmquant.schedules.workload import Workload
@@ -18,11 +16,6 @@ _UNITS = (128, 64, 32)
 _PADDING = 1 / 16
 # Registers of a multiprocessor, of a thread at most, of a thread beside tiles and weights.
 _FILE, _REGISTERS, _OVERHEAD = 65536, 224, 44
-# Bytes that memory gives a multiprocessor each cycle, at most and when all of them read.
-_PORT, _SHARE = 40, 18.5
-# Cycles: from memory, to start a block, of a launch before; to make the digits of 128 activations.
-_LATENCY, _START, _LAUNCH, _DIGITS = 800, 1500, 4000, 22
-_BOTH = 4
 
 
 @dataclass(frozen=True)
@@ -200,6 +193,7 @@ class TensorPlan:
             32 <= self.threads <= 512
             and self.launches <= 2
             and (self.rows == 1 or self.rows % 2 == 0)
+            and self.roundings <= self.layout.group + self.layout.groups + 6
             and self.rounds > 0
             and self.registers <= min(_REGISTERS, _FILE // self.threads)
         )
@@ -224,80 +218,9 @@ class TensorPlan:
 
         The two halves of an activation are summed apart. A half's sum over a unit is rounded (once
         more with its zero point), added to others of the warp; then halves, warps and bias meet.
+        No more are allowed than the bound has. That the magnitudes of the halves are larger than
+        their sum's, by 2**-13 of the largest of the unit, is little beside the bound's 2**-22 for
+        rounded activations, of which 2**-30 are used.
         """
         units = -(-self.layout.spans // self.warps_k) * self.layout.span_units
         return 1 + int(self.zero_points) + units + 1 + self.warps_k - 1 + 1
-
-    @property
-    def cycles(self) -> float:
-        """Relative time that a plain model expects of a multiprocessor."""
-        lay, each = self.layout, self.arch.multiprocessors
-        waves = -(-self.blocks * self.row_blocks // each)
-        tiles = waves * self.items * self.tiles * self.warps_m
-        weights = tiles * lay.tile_bytes
-        # Blocks of other rows find the weights in the cache, at little more speed.
-        share = lay.tiles * lay.tile_bytes * (1 + 0.7 * (self.row_blocks - 1)) / each
-        flying = self.threads * 16 * self.tiles * lay.loads * self.ahead
-        products = self._unit_instructions * lay.span_units * -(-lay.spans // self.warps_k)
-        # A warp issues every other cycle at most, and waits for its products.
-        alone = products * self.tiles * 2 + (lay.unit + 90) * lay.span_units * self._own_spans
-        products *= tiles * self.warps_k
-        wholly = self.chunks == 1
-        made = 1 if wholly else self.items
-        pieces = waves * made * self.rows * lay.spans * lay.span / 128
-        # One warp's digits: reading four pieces takes as long as one.
-        digits = pieces * max(_DIGITS, (_LATENCY / 4 + 120) / (self.threads / 32))
-        if self.launches == 2:
-            digits = pieces * 512 / _PORT
-        busy = max(products / 3, alone * self.items * waves)
-        memory = max(weights / _PORT, share / _SHARE, weights * _LATENCY / flying)
-        late = digits + _LATENCY if wholly else _LATENCY
-        # Digits in chunks: at every one of them warps wait for each other.
-        rest = busy if wholly else 1.1 * busy if self.launches == 2 else 1.1 * (busy + digits)
-        rest = max(memory * (1 - min(1, flying / weights)), rest)
-        # The longer one of both, and some of the other.
-        both = (memory**_BOTH + (late + rest) ** _BOTH) ** (1 / _BOTH)
-        launch = _LAUNCH if self.launches == 2 else 0
-        return launch + waves * _START + both + 100 * self.items
-
-    @property
-    def _own_spans(self) -> int:
-        return -(-self.layout.spans // (self.warps_k * self.ahead)) * self.ahead
-
-    @property
-    def _unit_instructions(self) -> float:
-        """Of a tile and a unit: unpacking, products, what a unit's sums cost."""
-        steps, pairs = self.layout.unit // 32, max(1, self.rows // 2)
-        unpack = {8: 0, 4: 6, 2: 7}[self.layout.bits] * steps
-        sums = 14 if self.zero_points else 10
-        # Loops and addresses.
-        around = 3 + 50 / (self.ahead * self.tiles)
-        return unpack + around + pairs * (steps + sums + (steps + 1) / self.tiles)
-
-
-def plans(workload: Workload, arch: Arch) -> Iterator[TensorPlan]:
-    """All sizes worth trying, unordered."""
-    layout, batch = Layout.of(workload), workload.x_shape[0]
-    even = batch if batch == 1 else -(-batch // 2) * 2
-    heights = {1} if batch == 1 else {min(even, n) for n in (2, 4, 8, 16, 32)}
-    for tiles, warps_m, warps_k, ahead, rows, launches in itertools.product(
-        (1, 2, 4), (1, 2, 4), (1, 2, 4, 8, 16), (1, 2, 3, 4, 8), sorted(heights), (1, 2)
-    ):
-        if tiles * warps_m > layout.tiles or warps_k > layout.spans:
-            continue
-        base = (layout, arch, batch, workload.zero_points)
-        plan = TensorPlan(*base, tiles, warps_m, warps_k, ahead, rows, launches)
-        # Weights beyond the last ones are not asked for.
-        if ahead > 1 and ahead > -(-layout.spans // warps_k):
-            continue
-        try:
-            plan.check()
-        except ConfigError:
-            continue
-        yield plan
-
-
-@lru_cache(maxsize=256)
-def choose(workload: Workload, arch: Arch) -> TensorPlan | None:
-    """Sizes that the model likes best."""
-    return min(plans(workload, arch), key=lambda plan: plan.cycles, default=None)
