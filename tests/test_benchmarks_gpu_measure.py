@@ -213,7 +213,9 @@ def test_a_process_that_ends_hangs_or_loses_its_gpu_is_replaced(tmp_path):
     worker = fake_worker(SERVE)
     try:
         first = worker.run(job("fine"), 30)
-        assert worker.run(job("poisons"), 30)[0]["pid"] == first[0]["pid"]
+        with pytest.raises(WorkerError, match="context was lost") as lost:
+            worker.run(job("poisons"), 30)
+        assert lost.value.rows[0]["pid"] == first[0]["pid"]
         second = worker.run(job("fine"), 30)
         assert second[0]["pid"] != first[0]["pid"]
         with pytest.raises(WorkerError, match="ended with 3"):
@@ -228,12 +230,13 @@ def test_a_process_that_ends_hangs_or_loses_its_gpu_is_replaced(tmp_path):
 
 
 def test_what_is_lost_is_a_row_and_the_rest_goes_on(tmp_path):
-    todo = [job("fine"), job("dies"), *(job(f"bad {i}", family="bad", plan=i) for i in range(4))]
+    todo = [job("poisons"), job("dies"), *(job(f"bad {i}", family="bad", plan=i) for i in range(4))]
     todo.append(job("late", limit=30))
     results, out = {}, tmp_path / "results.json"
     end = measure.time.monotonic() + 60
     done = measure._run(fake_worker(SERVE), todo, tmp_path, end, results, out)
     errors = [r["name"] for r in done["rows"] if "error" in r]
+    assert done["rows"][0]["name"] == "poisons"
     # After two lost processes the family is left out by whoever is asked to avoid it.
     assert errors == ["dies", "bad 0", "bad 1"]
     assert [r["name"] for r in done["rows"]][-3:] == ["bad 2", "bad 3", "late"]
@@ -252,7 +255,9 @@ def test_contenders_take_turns_and_failures_are_rows(tmp_path):
         timing.Contender("a", lambda copy: calls.append(copy), copies=3),
         timing.Contender("b", fails),
     ]
+    contenders.append(timing.Contender("c", lambda copy: None, 1, {"exact": True}, None, int))
     rows = timing.take_turns(runtime.Processor(None), contenders, 3, 60)
+    assert rows[2]["exact"] is False and "us" not in rows[2]
     assert rows[0]["readings"] == 3 and rows[0]["p10"] <= rows[0]["us"] <= rows[0]["p90"]
     assert rows[1] == {"contender": "b", "error": "RuntimeError: CUDA: out of memory"}
     assert set(calls) == {0, 1, 2}

@@ -29,6 +29,8 @@ from bare.worker import StartError, Worker, WorkerError, serve
 
 # Processes that kernels of one family may end before the others are not run any more.
 _LOST = 2
+# Seconds with which a job is begun at least.
+_WORTH = 20
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -92,15 +94,13 @@ def _run(
     while left:
         job = {**left.popleft(), "avoid": [name for name in lost if lost[name] >= _LOST]}
         seconds = min(job["limit"], end - time.monotonic())
-        if seconds < 5:
+        if seconds < min(job["limit"], _WORTH):
             skipped.append(f"{job['part']}: {job['name']}")
             continue
         try:
             rows += worker.run(job, seconds)
         except StartError as error:
-            rows.append(
-                {"part": "machine", "name": "machine", "contender": "", "error": str(error)}
-            )
+            rows.append({"part": "machine", "name": "", "contender": "", "error": str(error)})
             skipped += [f"{job['part']}: {job['name']}" for job in (job, *left)]
             break
         except WorkerError as error:
@@ -108,15 +108,19 @@ def _run(
             left.extendleft(reversed(alone))
             if not alone:
                 lost.update([job["family"]] if "family" in job else [])
-                row = {key: job[key] for key in ("part", "name")}
-                row |= {"contender": _who(job), "error": str(error)}
-                rows.append(row | {k: job[k] for k in ("plan", "folders") if k in job})
+                rows += error.rows or [{**_of(job), "contender": _who(job), "error": str(error)}]
         results |= {"rows": rows, "skipped": skipped, "seconds": round(time.monotonic() - begun, 1)}
         _write(out, results)
         print(f"{job['part']} {job['name']}: {len(rows)} rows, {len(left)} jobs left", flush=True)
     worker.stop()
     _write(out, results | {"rows": rows, "skipped": skipped})
     return {"rows": rows, "skipped": skipped}
+
+
+def _of(job: dict[str, Any]) -> dict[str, Any]:
+    kept = ("part", "name", "plan", "folders", "batch")
+    row = {key: job[key] for key in kept if key in job}
+    return {**row, "exact": None} if job.get("folders") else row
 
 
 def _who(job: dict[str, Any]) -> str:

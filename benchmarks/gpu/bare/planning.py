@@ -48,7 +48,7 @@ def jobs_of(work: Path, parts: list[str], rounds: int) -> list[Job]:
             if about["only_exact"]:
                 job = {"kind": "network", "part": "exact", "folders": [folder], "limit": 120}
                 name = f"{about['name']} {about['precision']} batch {about['batch']}"
-                jobs.append({**job, **timed, "name": name, "time": False})
+                jobs.append({**job, **timed, "name": name, "batch": about["batch"], "time": False})
     for part in ("gemm", "conv"):
         if part in parts:
             jobs += [{**job, **timed, "peers": "all"} for job in _shapes(kernels, part)]

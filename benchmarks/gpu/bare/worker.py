@@ -15,7 +15,17 @@ _START = 120.0
 
 
 class WorkerError(Exception):
-    """The process ended, or took too long."""
+    """The process ended, took too long, or lost its GPU.
+
+    Attributes
+    ----------
+    rows : list of dict
+        What it had done by then; the last of them may be wrongly accused.
+    """
+
+    def __init__(self, reason: str, rows: list[dict[str, Any]] | None = None) -> None:
+        super().__init__(reason)
+        self.rows = rows or []
 
 
 class StartError(WorkerError):
@@ -42,7 +52,8 @@ class Worker:
         Raises
         ------
         WorkerError
-            If the process ended, or did not answer in time; the next job gets a new one.
+            If the process ended, did not answer in time, or the GPU does not answer it any
+            more; the next job gets a new one.
         StartError
             If there is no GPU, or the runtime cannot be loaded.
         """
@@ -57,6 +68,7 @@ class Worker:
         answer = self._answer(seconds)
         if not answer["healthy"]:
             self.stop()
+            raise WorkerError("its GPU context was lost", answer["rows"])
         return answer["rows"]
 
     def stop(self) -> None:
