@@ -6,9 +6,11 @@ from pathlib import Path
 
 import pytest
 import tvm
+from test_schedules_cuda_nvcc import machine_code
 
 import tvmquant
-from tvmquant.errors import BundleError, TargetError
+from tvmquant.build_cuda import nvcc
+from tvmquant.errors import BundleError, TargetError, TvmQuantError
 from tvmquant.schedules.cuda import estimate
 from tvmquant.schedules.cuda.candidates import choose
 from tvmquant.targets import get_device
@@ -82,3 +84,25 @@ def test_gpus_that_are_not_there_and_unknown_ones_are_refused():
     if not tvm.cuda(0).exist:
         with pytest.raises(TargetError, match=r"no NVIDIA GPU .*cuda-sm_80"):
             get_device("cuda")
+
+
+@needs_nvcc
+def test_divisions_round_as_on_processors(tmp_path):
+    text = 'extern "C" __global__ void divide(float *x) { x[0] = x[1] / x[2]; }'
+    hook = "tvm_callback_cuda_compile"
+    before = tvm.get_global_func(hook)
+    with nvcc(["sm_80", "sm_90a"]), get_device("cuda-sm_80").target:
+        path = tmp_path / "divide.fatbin"
+        path.write_bytes(bytes(tvm.get_global_func(hook)(text)))
+    assert tvm.get_global_func(hook).same_as(before)
+    code = machine_code(path)
+    # The check that a division in one step would be exact; --use_fast_math leaves it out.
+    assert code.count("FCHK") == 2 and "sm_90a" in code
+
+
+@needs_nvcc
+def test_what_nvcc_says_is_one_line():
+    device = get_device("cuda-sm_80")
+    with pytest.raises(TvmQuantError, match=r"nvcc failed: .*expected a"):
+        with nvcc(["sm_80"]), device.target:
+            tvm.get_global_func("tvm_callback_cuda_compile")("nonsense")
