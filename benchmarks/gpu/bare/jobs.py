@@ -15,6 +15,7 @@ from .timing import Contender, take_turns, told
 
 Row = dict[str, Any]
 _PEAK = (8192, 8192, 8192)
+_COPIED = 4 << 30
 
 
 def run(device: Processor, job: Row, work: Path) -> list[Row]:
@@ -47,7 +48,8 @@ def _machine(device: Processor, job: Row, work: Path) -> list[Row]:
         "l2_bytes": facts.L2_cache_size,
         "memory_bytes": facts.total_memory,
     }
-    source = torch.randint(0, 256, (4 << 30,), device="cuda", dtype=torch.uint8)
+    size = min(_COPIED, facts.total_memory // 8)
+    source = torch.randint(0, 256, (size,), device="cuda", dtype=torch.uint8)
     target = torch.empty_like(source)
     contenders = [Contender("copy", lambda copy: target.copy_(source))]
     for name, contender in peers.made(peers.gemm_peers(torch, *_PEAK, False)):

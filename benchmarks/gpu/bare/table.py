@@ -28,13 +28,16 @@ def final_table(results: dict[str, Any]) -> str:
         met = {True: "met", False: "NOT MET", None: "-"}[goal["met"]]
         lines.append(f"{met:8} {goal['goal']}: {goal['measured']} (wanted {goal['wanted']})")
     lines += ["", "us by shape (best exact plan):", *_gemm(rows)]
-    lines += ["", *_convolutions(rows)]
+    lines += [*_winners(rows), "", *_convolutions(rows)]
     for name, entry in summary.best_times(rows, "network").items():
         lines.append(f"{name}: " + ", ".join(f"{k} {v:.0f}" for k, v in sorted(entry.items())))
     ratios = summary.default_over_best(rows)
     if ratios:
         middle = ratios[len(ratios) // 2]
         lines.append(f"default plan over best: median {middle:.2f}, worst {ratios[-1]:.2f}")
+    alone = {summary.label(row) for row in rows if row.get("how") == "launches"}
+    if alone and machine.get("torch"):
+        lines.append("launched one by one, no graph: " + ", ".join(sorted(alone)))
     lines += ["", *_errors(rows)]
     if results["skipped"]:
         kinds = Counter(name.split(":")[0] for name in results["skipped"])
@@ -49,6 +52,22 @@ def _gemm(rows: list[dict[str, Any]]) -> list[str]:
     for name, entry in times.items():
         table.append([name, *(f"{entry[n]:.1f}" if n in entry else "" for n in names)])
     return aligned(table) if times else ["none"]
+
+
+def _winners(rows: list[dict[str, Any]]) -> list[str]:
+    """By shape, which kernel was the fastest at every precision."""
+    best: dict[tuple[str, str], dict[str, Any]] = {}
+    for row in rows:
+        if row["part"] == "gemm" and row.get("us") and row["contender"] == "tvmquant":
+            key = (row["name"], row["precision"])
+            if key not in best or row["us"] < best[key]["us"]:
+                best[key] = row
+    lines: dict[str, list[str]] = {}
+    for (name, precision), row in best.items():
+        default = "" if row.get("default") else "*"
+        lines.setdefault(name, []).append(f"{precision} {row['label']}{default}")
+    head = ["fastest kernels (* is no rule's default):"] if lines else []
+    return head + [f"{name}: " + "; ".join(found) for name, found in lines.items()]
 
 
 def _convolutions(rows: list[dict[str, Any]]) -> list[str]:
