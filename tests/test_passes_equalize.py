@@ -8,7 +8,7 @@ from tvmquant.frontend import load_model
 from tvmquant.graph import Graph, const_value, name_of
 from tvmquant.interpreter import Interpreter
 from tvmquant.passes.batch_norms import ChannelNorm
-from tvmquant.passes.equalize import equalize, equalize_norms, equalized
+from tvmquant.passes.equalize import equalize, equalize_norms, equalized, reached
 from tvmquant.passes.layer_pairs import find_pairs
 from tvmquant.passes.simplify import simplify
 from tvmquant.quant_spec import QuantSpec
@@ -115,6 +115,43 @@ def relu6_chain():
     factor = np.array([0.01, 0.1, 0.3, 1, 1, 2, 4, 8], np.float32).reshape(-1, 1, 1, 1)
     net.constants[names[0]] = net.constants[names[0]] * factor
     return net, simplified(net.model(y))
+
+
+def test_what_channels_reach_is_read_off_samples():
+    net, mod = relu6_chain()
+    batches = [list(feeds.values()) for feeds in net.data(4)]
+    found = reached(mod, batches, margin=1.5)
+    pairs = find_pairs(mod)
+    assert set(found) == {pair.bias.name for pair in pairs}
+    for name, values in found.items():
+        seen = [interpreted(mod, b)[name].max((0, 1, 2)) for b in batches]
+        np.testing.assert_allclose(values, np.maximum(np.max(seen, 0), 0) * 1.5, rtol=1e-6)
+    assert reached(simplified(chain()[1]), batches) == {}
+
+
+def test_equalizing_by_samples_keeps_what_they_give():
+    net, mod = relu6_chain()
+    batches = [list(feeds.values()) for feeds in net.data(4)]
+    out, scales = equalized(mod, reached(mod, batches))
+    assert max(np.abs(np.log(scale)).max() for scale in scales.values()) > 0.5
+    for batch in batches:
+        for want, got in zip(interpret(mod, batch), interpret(out, batch)):
+            np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("granularity", ["per_tensor", "per_channel"])
+def test_recipes_equalize_through_relu6_with_one_scale_a_tensor(granularity):
+    net, _ = relu6_chain()
+    model = net.model(net.nodes[-1].output[0])
+    recipe = Recipe(weights=QuantSpec(symmetric=True, granularity=granularity), equalize=True)
+    quantized = quantize(model, recipe=recipe, calibration=net.data(4))
+    plain = equalize(simplified(model))
+    first = [const_value(v.args[1]) for _, v in Graph(plain).bindings if name_of(v) == "nn.conv2d"]
+    own = quantized.reference
+    layers = [v for _, v in Graph(own).bindings if name_of(v) == "nn.conv2d"]
+    weights = [const_value(Graph(own).value(v.args[1]).args[0]) for v in layers]
+    same = all(np.allclose(a, b, rtol=1e-5) for a, b in zip(first, weights, strict=True))
+    assert same == (granularity == "per_channel")
 
 
 def test_relu6_keeps_its_bound_where_channels_reach_it():

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 import tvm
 from tvm import relax
 
 from tvmquant.graph import Graph, const_value, name_of
-from tvmquant.interpreter import Interpreter
 from tvmquant.passes.batch_norms import ChannelNorm, Norms
 from tvmquant.passes.layer_pairs import (
     Pair,
@@ -21,6 +19,7 @@ from tvmquant.passes.layer_pairs import (
     second_bias,
     through,
 )
+from tvmquant.passes.observed import observe_rows
 
 _DEVIATIONS = 3.0
 
@@ -98,20 +97,15 @@ def _statistics(
     mod: tvm.IRModule, wanted: set[relax.Var], samples: Sequence[Sequence[np.ndarray]]
 ) -> dict[str, ChannelNorm]:
     """Mean and standard deviation of every channel of the ``wanted`` variables, by name."""
-    names = {var.name for var in wanted}
     sums: dict[str, np.ndarray] = {}
     counts: dict[str, int] = {}
 
-    def tap(var: relax.Var, _value: Any, result: np.ndarray) -> None:
-        if var.name not in names:
-            return
-        rows = result.reshape(-1, result.shape[-1]).astype(np.float64)
-        sums[var.name] = sums.get(var.name, 0) + np.stack([rows.sum(0), (rows**2).sum(0)])
-        counts[var.name] = counts.get(var.name, 0) + len(rows)
+    def see(name: str, values: np.ndarray) -> None:
+        rows = values.astype(np.float64)
+        sums[name] = sums.get(name, 0) + np.stack([rows.sum(0), (rows**2).sum(0)])
+        counts[name] = counts.get(name, 0) + len(rows)
 
-    interpreter = Interpreter(mod)
-    for arrays in samples:
-        interpreter.run(arrays, tap)
+    observe_rows(mod, {var.name for var in wanted}, samples, see)
     found = {}
     for name, total in sums.items():
         mean, square = total / counts[name]

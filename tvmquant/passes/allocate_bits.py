@@ -106,8 +106,10 @@ def _layers(mod: tvm.IRModule, recipe: Recipe) -> list[relax.Var]:
 
 
 def _input_power(mod: tvm.IRModule, samples: Samples, centred: bool) -> dict:
-    """Second moment of every input channel of every layer; about the mean where biases are
-    corrected, since a constant error of the output then costs nothing.
+    """Second moment of every input channel of every layer.
+
+    About the mean where biases are corrected, since a constant error of the output then costs
+    nothing.
     """
     sums: dict[relax.Var, list] = {}
     interpreter = Interpreter(mod)

@@ -18,8 +18,8 @@ from tvm import relax
 from tvmquant.graph import Builder, rewrite
 from tvmquant.ops.waist import observe, observe_weight
 from tvmquant.passes.regions import Regions
-from tvmquant.quant_spec import ACTIVATION_ESTIMATOR, WEIGHT_ESTIMATOR
 from tvmquant.precision import LayerBits
+from tvmquant.quant_spec import ACTIVATION_ESTIMATOR, WEIGHT_ESTIMATOR
 from tvmquant.recipe import Recipe
 
 

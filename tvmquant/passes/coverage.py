@@ -34,7 +34,9 @@ def warn_of_rules(mod: tvm.IRModule, recipe: Recipe) -> None:
     names = layer_names(mod) if recipe.layers else []
     for rule in recipe.layers:
         if not any(fnmatch.fnmatchcase(name, rule.pattern) for name in names):
-            _warn(f"the rule for layers {rule.pattern!r} matches none: {_alike(rule.pattern, names)}")
+            _warn(
+                f"the rule for layers {rule.pattern!r} matches none: {_alike(rule.pattern, names)}"
+            )
 
 
 def warn_of_floats(simplified: tvm.IRModule, mod: tvm.IRModule, recipe: Recipe) -> None:

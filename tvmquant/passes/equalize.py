@@ -12,7 +12,7 @@ still does; the others keep their scale, so that one bound serves all channels.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import tvm
@@ -29,11 +29,14 @@ from tvmquant.passes.layer_pairs import (
     output_rows,
     replaced,
 )
+from tvmquant.passes.observed import observe_rows
 
 _ROUNDS = 20
 _CONVERGED = 1e-3
 # Channels that are (nearly) dead must not be blown up.
 _LIMIT = 1e4
+# What a channel may reach beyond what was seen of it.
+_MARGIN = 1.1
 
 
 def equalize(mod: tvm.IRModule, reach: Mapping[str, np.ndarray] | None = None) -> tvm.IRModule:
@@ -49,6 +52,36 @@ def equalize(mod: tvm.IRModule, reach: Mapping[str, np.ndarray] | None = None) -
         pairs around a ReLU6 without it are left alone.
     """
     return equalized(mod, reach or {})[0]
+
+
+def reached(
+    mod: tvm.IRModule, samples: Sequence[Sequence[np.ndarray]], margin: float = _MARGIN
+) -> dict[str, np.ndarray]:
+    """``reach`` of :func:`equalize` as samples show it.
+
+    Parameters
+    ----------
+    mod : tvm.IRModule
+        Output of ``simplify``.
+    samples : sequence of sequence of np.ndarray
+        Inputs of ``main``.
+    margin : float
+        Times the largest value seen; what lies beyond will be cut off, as by the range of an
+        observed tensor.
+    """
+    found: dict[str, np.ndarray] = {}
+
+    def see(name: str, values: np.ndarray) -> None:
+        found[name] = np.maximum(found.get(name, 0), values.max(0) * margin)
+
+    names = {_source(pair).name for pair in find_pairs(mod) if pair.bound is not None}
+    observe_rows(mod, names, samples, see)
+    return found
+
+
+def _source(pair: Pair) -> relax.Var:
+    """What goes into the function between the layers."""
+    return pair.first if pair.bias is None else pair.bias
 
 
 def equalize_norms(
@@ -75,7 +108,7 @@ def equalized(
     pairs = []
     for pair in find_pairs(mod):
         if pair.bound is not None:
-            source = (pair.first if pair.bias is None else pair.bias).name
+            source = _source(pair).name
             if source not in reach:
                 continue
             limits[len(pairs)] = reach[source] / pair.bound
