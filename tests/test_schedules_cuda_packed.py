@@ -13,7 +13,7 @@ from test_schedules_cuda_shapes import SMALL, windows
 
 from tvmquant.schedules.cuda.candidates import choose
 from tvmquant.schedules.cuda.kernel import tensor_core_kernel
-from tvmquant.schedules.cuda.tiles import pixel_bytes
+from tvmquant.schedules.cuda.packed import layout_of
 from tvmquant.schedules.workload import Workload
 from tvmquant.targets.cuda import arch_of
 
@@ -68,6 +68,31 @@ def test_layers_of_any_shape(tmp_path_factory, layer, choice, seed):
     np.testing.assert_array_equal(got, expected(kernel.workload, *data))
 
 
+# Neighbouring pixels become one, as many as strides step over: of bits only if no tap is left over.
+@pytest.mark.parametrize(
+    "kernel, stride, channels, bits, fold",
+    [
+        (7, 2, 3, 8, 2),
+        (11, 4, 3, 8, 4),
+        (3, 2, 3, 8, 2),
+        (3, 1, 3, 8, 1),
+        (3, 3, 3, 8, 1),
+        (2, 2, 30, 1, 2),
+        (3, 2, 30, 1, 1),
+        (3, 2, 9, 4, 2),
+    ],
+)
+def test_pixels_are_folded(kernel, stride, channels, bits, fold, tmp_path):
+    workload = conv((2, 13, 12, channels), 12, (kernel,) * 2, (stride,) * 2, (1, 3, 2, 0))
+    workload = replace(workload, x_bits=bits, w_bits=bits)
+    product = {8: "U8S8", 4: "U4S4", 1: "BITS_AND"}[bits]
+    kernel = packed_kernel(workload, "sm_80", product, 3)
+    assert layout_of(workload, kernel.plan).fold == fold
+    data = make_data(workload, 7)
+    got = run_kernel(kernel, tmp_path, *data)
+    np.testing.assert_array_equal(got, expected(workload, *data))
+
+
 @pytest.mark.parametrize("zero_point", [0, 1])
 @pytest.mark.parametrize("arch, product", [("sm_80", "BITS_XOR"), ("sm_90", "BITS_AND")])
 def test_padding_adds_only_the_channels_that_are_there(arch, product, zero_point, tmp_path):
@@ -87,18 +112,18 @@ def test_padding_adds_only_the_channels_that_are_there(arch, product, zero_point
 def test_words_hold_the_channels_of_a_pixel(product, bits, channels, size, tmp_path):
     workload = Workload("matmul", (9, channels), (16, channels), x_bits=bits, w_bits=bits)
     kernel = packed_kernel(workload, "sm_80", product, 0)
-    assert pixel_bytes(workload, kernel.plan) == size
+    assert layout_of(workload, kernel.plan).size == size
     (_, shape, _), *_ = kernel.scratch
     random = np.random.default_rng(1)
     x = random.integers(0, 2**bits, workload.x_shape).astype(np.uint8)
     packed, qinfo = aligned(np.full(shape, 0xA5, np.uint8)), np.ones(4, np.int32)
     emulated(kernel.launches[0], tmp_path)(aligned(x), aligned(qinfo), packed)
-    assert not packed[-16:].any() and packed.size == 10 * size + 16
+    assert not packed[-16:].any() and packed.size == 9 * size + 16
     # Channel 4 p + b of a word is in part p of byte b.
     parts = 8 // bits
-    codes = np.zeros((10, size * parts), np.uint8)
-    codes[:9, :channels], codes[9, :channels] = x, 1
-    codes = codes.reshape(10, size // 4, parts, 4) << (np.arange(parts) * bits)[:, None]
+    codes = np.zeros((9, size * parts), np.uint8)
+    codes[:, :channels] = x
+    codes = codes.reshape(9, size // 4, parts, 4) << (np.arange(parts) * bits)[:, None]
     meant = np.bitwise_or.reduce(codes, axis=2).astype(np.uint8)
     np.testing.assert_array_equal(packed[:-16], meant.reshape(-1))
 

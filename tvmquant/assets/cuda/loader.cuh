@@ -33,8 +33,8 @@ struct Offset<false> {
 };
 
 // Brings activations of a slot in. A thread has one vector of VECTOR bytes of every STEP-th row.
-// PACKED activations (pack.cuh) are bytes like any, that hold several channels each: behind the
-// last pixel lie one of padding and then zeros, so that all of them are copied.
+// PACKED activations (pack.cuh) are bytes like any, that hold several channels each. Padding is
+// part of their images, and behind them lie zeros, so that all is copied.
 template <class S>
 struct Loader {
   static constexpr int THREADS = S::THREADS;
@@ -59,8 +59,7 @@ struct Loader {
 
   // Offset of the first tap in the input, which may lie before its image, and its coordinates.
   static constexpr int64_t BYTES = int64_t(S::BATCH) * S::HEIGHT * S::WIDTH * S::CHANNELS;
-  static constexpr int BEHIND = S::PACKED ? CHANNELS + 16 : 0;
-  using Index = typename Offset<(BYTES + BEHIND < int64_t(1) << 32)>::Type;
+  using Index = typename Offset<(BYTES + 16 < int64_t(1) << 32)>::Type;
   struct Row {
     Index offset;
     int top, left;
@@ -104,7 +103,6 @@ struct Loader {
     // Weights beyond the last tap are zero; single bits have no zero, so the input must be.
     const bool real = WHOLE || k < DEPTH;
     const unsigned word = real ? padding : 0;
-    const Index outside = Index(BYTES + (real ? channel : CHANNELS));
 #pragma unroll(KEPT ? ROWS : 4)
     for (int i = 0; i < ROWS; ++i) {
       const Row at = KEPT ? rows[KEPT ? i : 0] : find(i);
@@ -115,7 +113,8 @@ struct Loader {
                                      unsigned(w) < unsigned(S::WIDTH));
       const uint8_t *from = x + Index(first + at.offset);
       if constexpr (S::PACKED) {
-        copy_async<S::VECTOR>(to, inside && real ? from : x + outside);
+        static_assert(INSIDE, "padding is part of packed images");
+        copy_async<S::VECTOR>(to, real ? from : x + Index(BYTES));
       } else if constexpr (KEPT) {
         if (inside && real) {
           copy_async<S::VECTOR>(to, from);

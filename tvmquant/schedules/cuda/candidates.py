@@ -9,8 +9,9 @@ from dataclasses import replace
 from functools import lru_cache
 
 from tvmquant.schedules.cuda.estimate import FILE, estimate, registers
+from tvmquant.schedules.cuda.packed import packable
 from tvmquant.schedules.cuda.plan import STEP, Plan, products_of, stored_bits
-from tvmquant.schedules.cuda.tiles import blocks_of, packable, slots_of, vector_of
+from tvmquant.schedules.cuda.tiles import blocks_of, slots_of, vector_of
 from tvmquant.schedules.space import ConfigError
 from tvmquant.schedules.workload import Workload
 from tvmquant.targets.cuda import Arch

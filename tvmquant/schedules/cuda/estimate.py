@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 
+from tvmquant.schedules.cuda.packed import layout_of
 from tvmquant.schedules.cuda.plan import STEP, Plan
 from tvmquant.schedules.cuda.tiles import (
     blocks_of,
-    is_unpadded,
-    packed_bytes,
+    is_inside,
     part_count,
     rows_of,
     slots_of,
@@ -37,8 +37,8 @@ def registers(workload: Workload, plan: Plan, arch: Arch) -> int:
     """Registers that a thread is expected to need."""
     vector = vector_of(workload, plan)
     # A thread remembers where its rows lie: an offset, of two words if need be, and coordinates.
-    size = packed_bytes(workload, plan) if plan.packed else math.prod(workload.x_shape)
-    each = (2 if is_unpadded(workload) else 4) * (1 if size < 1 << 32 else 2)
+    size = layout_of(workload, plan).bytes if plan.packed else math.prod(workload.x_shape)
+    each = (2 if is_inside(workload, plan) else 4) * (1 if size < 1 << 32 else 2)
     rows = plan.block_m * plan.row_bytes // vector // plan.threads if vector >= 4 else 0
     # Copies pass through registers where they cannot be asynchronous.
     copied = 0 if arch.sm >= 80 else (4 * rows + plan.weight_bytes // (4 * plan.threads)) // 2
@@ -99,7 +99,7 @@ def _instructions(workload: Workload, plan: Plan) -> float:
 def _other_launches(workload: Workload, plan: Plan) -> float:
     time = 0.0
     if plan.packed:
-        moved = math.prod(workload.x_shape) + packed_bytes(workload, plan)
+        moved = math.prod(workload.x_shape) + layout_of(workload, plan).bytes
         time += _LAUNCH + moved / _MEMORY_RATE
     if plan.splits > 1:
         # Rows of the last fragment that are not there are neither written nor read.

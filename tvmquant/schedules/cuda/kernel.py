@@ -14,10 +14,10 @@ from tvmquant.schedules.cuda.estimate import estimate, registers
 from tvmquant.schedules.cuda.facts import facts_of
 from tvmquant.schedules.cuda.geometry import channel_constants, name_of
 from tvmquant.schedules.cuda.launch import Launch, program
+from tvmquant.schedules.cuda.packed import packed_weight
 from tvmquant.schedules.cuda.packing import pack_weights
 from tvmquant.schedules.cuda.plan import Plan
 from tvmquant.schedules.cuda.stages import arguments_of, launches_of, scratch_of
-from tvmquant.schedules.cuda.tiles import padded_channels
 from tvmquant.schedules.space import Config, ConfigError
 from tvmquant.schedules.workload import Workload
 from tvmquant.targets.cuda import Arch
@@ -62,8 +62,8 @@ class TensorCoreKernel:
         total = bias.astype(np.int64)
         if self.plan.product == "BITS_XOR":
             total = total - (weight.reshape(outputs, -1) < 0).sum(1)
-        channels = padded_channels(self.workload, self.plan)
-        packed = pack_weights(weight, self.workload.groups, self.plan, channels)
+        whole = packed_weight(weight, self.workload, self.plan)
+        packed = pack_weights(whole, self.workload.groups, self.plan)
         return [packed, *channel_constants(outputs, wrap_int32(total), *params)]
 
     @property

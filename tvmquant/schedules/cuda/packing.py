@@ -7,7 +7,7 @@ import numpy as np
 from tvmquant.schedules.cuda.plan import Plan
 
 
-def pack_weights(weight: np.ndarray, groups: int, plan: Plan, channels: int = 0) -> np.ndarray:
+def pack_weights(weight: np.ndarray, groups: int, plan: Plan) -> np.ndarray:
     """Pack for :file:`igemm.cuh`.
 
     Parameters
@@ -16,8 +16,6 @@ def pack_weights(weight: np.ndarray, groups: int, plan: Plan, channels: int = 0)
         int8 ``[O, ...]``; the other axes are taps and input channels, in the order of K.
     groups : int
     plan : Plan
-    channels : int
-        Elements of K that a tap has; by default as many as the weights have channels.
 
     Returns
     -------
@@ -31,9 +29,7 @@ def pack_weights(weight: np.ndarray, groups: int, plan: Plan, channels: int = 0)
         has elements that follow each other: ``(4 r + l % 4) 4 P + 4 p + b`` of ``P`` parts.
     """
     outputs = weight.shape[0] // groups
-    taps = weight.reshape(groups, outputs, -1, weight.shape[-1])
-    added = max(channels, weight.shape[-1]) - weight.shape[-1]
-    rows = np.pad(taps, ((0, 0), (0, 0), (0, 0), (0, added))).reshape(groups, outputs, -1)
+    rows = weight.reshape(groups, outputs, -1)
     depth = rows.shape[2]
     blocks, slots = -(-outputs // plan.block_n), -(-depth // plan.block_k)
     padded = np.zeros((groups, blocks * plan.block_n, slots * plan.block_k), np.int8)

@@ -15,16 +15,14 @@ from tvmquant.schedules.cuda.geometry import (
     residual_argument,
 )
 from tvmquant.schedules.cuda.launch import Arguments, Launch
+from tvmquant.schedules.cuda.packed import layout_of
 from tvmquant.schedules.cuda.plan import OPERAND_BITS, SIZES, Plan
 from tvmquant.schedules.cuda.source import settings, with_headers
 from tvmquant.schedules.cuda.tiles import (
     blocks_of,
     channels_of,
     outputs_of,
-    packed_bytes,
     part_count,
-    pixel_bytes,
-    pixels_of,
     rows_of,
     slots_of,
     vector_of,
@@ -49,7 +47,7 @@ def scratch_of(workload: Workload, plan: Plan) -> list[tuple[str, tuple[int, ...
     """Memory between the launches: name, shape, dtype."""
     found: list[tuple[str, tuple[int, ...], str]] = []
     if plan.packed:
-        found.append(("packed", (packed_bytes(workload, plan),), "uint8"))
+        found.append(("packed", (layout_of(workload, plan).bytes,), "uint8"))
     if plan.splits > 1:
         found.append(("parts", (part_count(workload, plan),), "int32"))
     return found
@@ -75,7 +73,7 @@ def _values(workload: Workload, plan: Plan, arch: Arch) -> dict[str, int]:
     """Constants of the products. Packed activations count as bytes, of several elements each."""
     values = {**geometry(workload), **{key.upper(): getattr(plan, key) for key in SIZES}}
     if plan.packed:
-        values["CHANNELS"] = workload.groups * pixel_bytes(workload, plan)
+        values |= layout_of(workload, plan).constants
     return {
         **values,
         "PACKED": int(plan.packed),
@@ -115,14 +113,14 @@ def _product(name: str, workload: Workload, plan: Plan, arch: Arch) -> Launch:
 
 
 def _packing(name: str, workload: Workload, plan: Plan) -> Launch:
-    channels, size = channels_of(workload), pixel_bytes(workload, plan)
+    layout, channels = layout_of(workload, plan), channels_of(workload)
     parts = 8 // OPERAND_BITS[plan.product]
     read = math.gcd(16, workload.x_shape[-1], channels, 4 * parts)
     values = {
-        "PIXELS": pixels_of(workload),
-        "GROUPS": workload.groups,
-        "CHANNELS": channels,
-        "WORDS": size // 4,
+        **geometry(workload),
+        "PADDED_H": layout.height,
+        "PADDED_W": layout.width * layout.fold,
+        "WORDS": layout.size // 4,
         "PARTS": parts,
         "READ": read if read >= 4 else 1,
         "THREADS": _THREADS,
@@ -131,7 +129,7 @@ def _packing(name: str, workload: Workload, plan: Plan) -> Launch:
     call = f"tvmquant::pack_pixels<{name}_sizes>(x, qinfo, reinterpret_cast<unsigned *>(packed))"
     body = settings(name, values, {}) + definition(name, _types(workload, plan, takes), call)
     source = with_headers(body, "ptx.cuh", "requantize.cuh", "loader.cuh", "pack.cuh")
-    blocks = -(-packed_bytes(workload, plan) // (4 * _THREADS))
+    blocks = -(-layout_of(workload, plan).bytes // (4 * _THREADS))
     return Launch(name, source, (blocks, 1, 1), _THREADS, 0, takes)
 
 

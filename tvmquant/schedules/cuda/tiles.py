@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import math
 
-from tvmquant.schedules.cuda.plan import OPERAND_BITS, Plan
+from tvmquant.schedules.cuda.packed import layout_of
+from tvmquant.schedules.cuda.plan import Plan
 from tvmquant.schedules.workload import Workload
-
-# Padded pixels may have this many times the bytes of plain ones, to be read in longer pieces,
-# and this many times the channels.
-_LONGER, _EMPTIER = 1.25, 4
 
 
 def rows_of(workload: Workload) -> int:
@@ -27,44 +24,13 @@ def channels_of(workload: Workload) -> int:
     return workload.x_shape[-1] // workload.groups
 
 
-def pixels_of(workload: Workload) -> int:
-    """Input pixels, or rows of a matrix product."""
-    return math.prod(workload.x_shape[:-1])
-
-
-def pixel_bytes(workload: Workload, plan: Plan) -> int:
-    """Bytes of a packed pixel, of one group: whole words, longer pieces if that adds little."""
-    least = -(-channels_of(workload) * plan.element_bits // 32) * 4
-    padded = (-(-least // unit) * unit for unit in (16, 8))
-    return next((size for size in padded if size <= _LONGER * least), least)
-
-
-def packed_bytes(workload: Workload, plan: Plan) -> int:
-    """Bytes of packed activations: all pixels, one of padding, and a chunk of zeros."""
-    pixels = pixels_of(workload) * workload.groups + 1
-    return pixels * pixel_bytes(workload, plan) + 16
-
-
-def packable(workload: Workload, product: str) -> bool:
-    """Whether packing makes activations smaller, or lets more than bytes be read."""
-    channels = channels_of(workload)
-    words = -(-channels * OPERAND_BITS[product] // 32)
-    if product == "U8S8":
-        return _common(workload) < 4
-    return words * 32 <= _EMPTIER * channels * OPERAND_BITS[product]
-
-
-def padded_channels(workload: Workload, plan: Plan) -> int:
-    """Elements of K of one tap."""
-    if plan.packed:
-        return pixel_bytes(workload, plan) * 8 // plan.element_bits
-    return channels_of(workload)
-
-
 def depth_of(workload: Workload, plan: Plan) -> int:
     """Elements of K."""
-    taps = math.prod(workload.w_shape[1:-1])
-    return taps * padded_channels(workload, plan)
+    if not plan.packed:
+        return math.prod(workload.w_shape[1:])
+    layout = layout_of(workload, plan)
+    rows = math.prod(workload.w_shape[1:-2])
+    return rows * layout.kernel_w * layout.tap_bytes * 8 // plan.element_bits
 
 
 def slots_of(workload: Workload, plan: Plan) -> int:
@@ -72,9 +38,9 @@ def slots_of(workload: Workload, plan: Plan) -> int:
     return -(-depth_of(workload, plan) // plan.block_k)
 
 
-def is_unpadded(workload: Workload) -> bool:
-    """Whether no tap of any output meets padding."""
-    return not any(workload.padding)
+def is_inside(workload: Workload, plan: Plan) -> bool:
+    """Whether all taps of all outputs lie in memory."""
+    return plan.packed or not any(workload.padding)
 
 
 def blocks_of(workload: Workload, plan: Plan) -> tuple[int, int]:
@@ -91,10 +57,6 @@ def part_count(workload: Workload, plan: Plan) -> int:
 def vector_of(workload: Workload, plan: Plan) -> int:
     """Bytes of activations that are read together: they lie in one tap of one pixel."""
     if plan.packed:
-        return math.gcd(16, pixel_bytes(workload, plan))
-    vector = _common(workload)
+        return math.gcd(16, layout_of(workload, plan).tap_bytes)
+    vector = math.gcd(16, workload.x_shape[-1], channels_of(workload))
     return vector if vector >= 4 else 1
-
-
-def _common(workload: Workload) -> int:
-    return math.gcd(16, workload.x_shape[-1], channels_of(workload))
