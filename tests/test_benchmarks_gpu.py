@@ -12,7 +12,7 @@ from click.testing import CliRunner
 from benchmarks.gpu import cases, expected, kernels, prepare, records, report, shapes, slim
 from benchmarks.gpu.__main__ import main
 from benchmarks.gpu.bare import data, summary
-from benchmarks.gpu.cases import Case, conv, matmul
+from benchmarks.gpu.cases import Case, conv, matmul, weight_only
 from tvmquant import reference
 from tvmquant.schedules.workload import Workload
 from tvmquant.targets import get_device
@@ -62,6 +62,18 @@ def test_rows_of_large_layers_are_those_of_the_whole(workload):
     rows = whole.reshape(-1, whole.shape[-1])[arrays.rows]
     np.testing.assert_array_equal(arrays.expected, rows)
     assert len(np.unique(rows)) > 50
+
+
+@pytest.mark.parametrize("make", [expected.small, expected.large])
+def test_weight_only_layers_are_the_reference(make):
+    workload = weight_only(3, 320, 130, group_size=64, zero_points=True)
+    arrays = make(Case("gemm", "x", "w4", workload), 1)
+    given = (arrays.x, arrays.weight, arrays.params[0], arrays.bias, arrays.params[1])
+    meant = reference.weight_only_matmul(*given, group_size=64)
+    np.testing.assert_allclose(arrays.expected, meant, rtol=1e-6)
+    bound = reference.weight_only_bound(*given, group_size=64)
+    np.testing.assert_allclose(arrays.bound, bound, rtol=1e-5)
+    assert np.unique(arrays.expected).size == arrays.expected.size
 
 
 def test_products_in_float64_are_the_reference():

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 
 from benchmarks.gpu.bare import data
 from benchmarks.gpu.cases import Case
 from tvmquant import reference
+from tvmquant.reference.weight_only import dequantize_groups
 from tvmquant.schedules.linear.addition import Sum
 from tvmquant.schedules.workload import Workload
 
@@ -40,7 +40,6 @@ class Arrays:
     expected: np.ndarray
     rows: np.ndarray | None = None
     bound: np.ndarray | None = None
-    extra: dict[str, Any] = field(default_factory=dict)
 
 
 def small(case: Case, seed: int) -> Arrays:
@@ -203,18 +202,26 @@ def _weight_only(
 ) -> Arrays:
     outputs, depth = workload.w_shape
     size, half = workload.group_size or depth, 1 << (workload.w_bits - 1)
+    # Channels from which all others are repeated, to compress and to be computed once.
+    few = outputs if weight is None else min(outputs, data.PERIOD)
     if x is None or weight is None:
         x = rng.normal(size=workload.x_shape).astype(np.float32)
         weight = rng.integers(-half, half, workload.w_shape).astype(np.int8)
-    # They repeat as the weights do, to compress.
-    few = rng.uniform(0.5, 1.5, (min(outputs, data.PERIOD), -(-depth // size)))
-    scale = few[np.arange(outputs) % len(few)]
-    params = [(scale / (half * depth**0.5)).astype(np.float32)]
+    scale = rng.uniform(0.5, 1.5, (few, -(-depth // size))) / (half * depth**0.5)
+    params = [scale.astype(np.float32)]
     if workload.zero_points:
         params.append(rng.integers(-half, half, scale.shape).astype(np.int8))
     bias = rng.normal(size=outputs).astype(np.float32)
+    channel = np.arange(outputs) % few
     zero = params[1] if workload.zero_points else None
-    given = (x, weight, params[0], bias, zero)
-    expected = reference.weight_only_matmul(*given, group_size=size)
-    bound = reference.weight_only_bound(*given, group_size=size)
-    return Arrays(x, weight, bias, tuple(params), {}, expected, bound=bound.astype(np.float32))
+    own = dequantize_groups(weight[:few], params[0], zero, size)
+    expected = (x.astype(np.float64) @ own.T)[:, channel] + bias
+    # The bound is linear in the magnitude of the bias.
+    none, one = (
+        reference.weight_only_bound(x, weight[:few], params[0], b, zero, group_size=size)
+        for b in (np.zeros(few, np.float32), np.ones(few, np.float32))
+    )
+    bound = none[:, channel] + (one - none)[:, channel] * np.abs(bias)
+    repeated = tuple(param[channel] for param in params)
+    whole = expected.astype(np.float32)
+    return Arrays(x, weight, bias, repeated, {}, whole, bound=bound.astype(np.float32))
