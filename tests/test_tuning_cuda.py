@@ -5,6 +5,8 @@ import shutil
 from dataclasses import replace
 from importlib.resources import files
 
+import numpy as np
+import onnx
 import pytest
 import tvm
 from click.testing import CliRunner
@@ -16,11 +18,11 @@ from tvmquant.cli import main
 from tvmquant.errors import InputError, RemoteError, TargetError
 from tvmquant.remote.address import Address
 from tvmquant.remote.device import DeviceInfo
-from tvmquant.runtime.gpu import Gpu
+from tvmquant.runtime.gpu import Gpu, local_gpu
 from tvmquant.schedules.selection import KernelTable
 from tvmquant.schedules.workload import Workload
 from tvmquant.targets import get_device
-from tvmquant.tuning import Database, Trials, model, ship, tune_traces, tune_workloads
+from tvmquant.tuning import Database, Trials, gpu, model, ship, tune_traces, tune_workloads
 from tvmquant.tuning.candidates import candidates
 from tvmquant.tuning.common_layers import conv, dense
 from tvmquant.tuning.cost_model import AnalyticModel, XgbModel
@@ -46,9 +48,9 @@ def of_tensor_cores(workload=LAYER):
     return [c for c in candidates(workload, GPU) if c.rule.endswith("rules.tensor_cores")]
 
 
-def tune(database, count, gpu=None):
+def tune(database, count):
     plan = Trials(count, database, "analytic", workers=1)
-    return tune_workloads([LAYER], GPU, plan, fleet=gpu or simulated())
+    return tune_workloads([LAYER], GPU, plan, fleet=simulated())
 
 
 def test_failures_of_every_kind_cost_the_candidate_only(monkeypatch, tmp_path):
@@ -128,8 +130,8 @@ class Timed(FakeBuilders):
 
 
 def best_of(cost_model, count=64):
-    gpu = replace(GPU, gpu=NAME)
-    tuner = Tuner(gpu, Trials(count), Database(), cost_model, Timed())
+    named = replace(GPU, gpu=NAME)
+    tuner = Tuner(named, Trials(count), Database(), cost_model, Timed())
     # Another layer first: what it teaches serves the next one.
     other = replace(LAYER, x_shape=(96, 256))
     return tuner.run([other, LAYER]).layers[-1]
@@ -179,8 +181,65 @@ def test_candidates_are_built_with_nvcc(tmp_path):
         assert library.read_bytes().count(b"\x7fELF") == 2
 
 
+@needs_nvcc
+@pytest.mark.skipif(local_gpu() is None, reason="this machine has no NVIDIA GPU")
+def test_on_the_gpu_of_this_machine(tmp_path):
+    device, database = get_device("cuda"), Database(tmp_path / "db.jsonl")
+    weight_only = Workload(
+        "matmul_weight_only", (1, 1024), (512, 1024), (), x_bits=32, w_bits=4, group_size=128
+    )
+    layers = [LAYER, replace(weight_only, requantize="float32")]
+    report = tune_workloads(layers, device, Trials(4, database, "analytic"))
+    assert report.failed == 0, [record.error for record in database.records]
+    assert all(1e-7 < layer.best <= layer.default < 1e-2 for layer in report.layers)
+    assert {record.processor.cpu for record in database.records} == {local_gpu().name}
+
+
 def cli(*arguments):
     return CliRunner().invoke(main, [str(a) for a in arguments])
+
+
+@pytest.fixture
+def layer_onnx(tmp_path):
+    rng = np.random.default_rng(0)
+    weight = rng.standard_normal(LAYER.w_shape[::-1]).astype(np.float32)
+    info = onnx.helper.make_tensor_value_info
+    graph = onnx.helper.make_graph(
+        [onnx.helper.make_node("MatMul", ["x", "w"], ["y"])],
+        "layer",
+        [info("x", onnx.TensorProto.FLOAT, LAYER.x_shape)],
+        [info("y", onnx.TensorProto.FLOAT, LAYER.out_shape)],
+        [onnx.numpy_helper.from_array(weight, "w")],
+    )
+    opset = [onnx.helper.make_opsetid("", 17)]
+    path = tmp_path / "layer.onnx"
+    onnx.save(onnx.helper.make_model(graph, opset_imports=opset, ir_version=9), path)
+    return path
+
+
+@needs_nvcc
+@pytest.mark.filterwarnings("ignore:no calibration data")
+def test_what_the_command_measures_is_what_compile_uses(monkeypatch, layer_onnx, tmp_path):
+    monkeypatch.setattr(gpu, "LocalGpu", simulated)
+    monkeypatch.setattr(model, "check_runs_here", lambda device: None)
+    path = tmp_path / "db.jsonl"
+    common = ("tune", layer_onnx, "--target", "cuda-sm_90", "--database", path, "--workers", 1)
+    result = cli(*common, "--trials", 12, "--cost-model", "analytic", "--json")
+    assert result.exit_code == 0, result.output
+    (layer,) = json.loads(result.stdout)["layers"]
+    assert layer["best_us"] < layer["default_us"]
+    database = Database(path)
+    compiled = {
+        name: tvmquant.compile(layer_onnx, "cuda-sm_90", database=used).manifest.layers
+        for name, used in (("tuned", path), ("plain", False))
+    }
+    kernels = {
+        name: next(layer for layer in layers if layer.macs).kernel
+        for name, layers in compiled.items()
+    }
+    (workload,) = {record.workload for record in database.records}
+    assert kernels["tuned"] == KernelTable(GPU, database=database)[workload].label
+    assert kernels["plain"] == KernelTable(GPU)[workload].label != kernels["tuned"]
 
 
 def test_without_a_gpu_the_command_says_what_to_do(monkeypatch, tmp_path):
