@@ -19,7 +19,7 @@ from tvmquant.runtime.gpu import Gpu, runs_on, why_no_gpu
 from tvmquant.schedules.selection import KernelTable
 from tvmquant.schedules.workload import Workload
 from tvmquant.targets import get_device
-from tvmquant.targets.cuda import ARCHES, common_arch
+from tvmquant.targets.cuda import ARCHES, common_arch, nearest_arch
 
 DEMO = files("tvmquant") / "assets" / "demo.onnx"
 MAGIC = b"\x50\xed\x55\xba"  # of a fatbin
@@ -110,6 +110,16 @@ def test_mistakes_cost_one_line(arguments, words, tmp_path):
 def test_the_interface_refuses_as_well():
     with pytest.raises(TargetError, match="a fatbin is for NVIDIA GPUs"):
         tvmquant.compile(DEMO, fatbin=["sm_80"])
+
+
+@pytest.mark.parametrize("there, best", [(86, 86), (87, 86), (103, 100), (121, 120), (90, 90)])
+def test_the_nearest_architecture_runs_there(there, best):
+    assert nearest_arch(f"sm_{there}").sm == best
+
+
+def test_a_gpu_that_is_too_old_is_refused():
+    with pytest.raises(TargetError, match="unknown CUDA architecture 'sm_70'"):
+        nearest_arch("sm_70")
 
 
 @pytest.mark.parametrize(

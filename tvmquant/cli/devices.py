@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from typing import Any
 
 import click
@@ -35,6 +36,8 @@ def devices(tracker: str | None, as_json: bool) -> None:
 
 def known_devices() -> list[dict[str, Any]]:
     """Everything about every named device, as plain data."""
+    from tvmquant.errors import TargetError
+    from tvmquant.runtime.gpu import local_gpu
     from tvmquant.schedules.payoff import payoffs
     from tvmquant.targets import get_device
     from tvmquant.targets.boards import ALIASES, BOARDS
@@ -42,6 +45,11 @@ def known_devices() -> list[dict[str, Any]]:
     from tvmquant.tuning import active_database
 
     named: list[tuple[str, str, bool]] = [("host", "this machine", True)]
+    gpu = local_gpu()
+    if gpu is not None:
+        with suppress(TargetError):  # too old
+            get_device("cuda")
+            named.append(("cuda", f"{gpu.name} of this machine", False))
     for board in BOARDS:
         also = [alias for alias, name in ALIASES.items() if name == board.name]
         about = board.about + "".join(f"; also {alias}" for alias in also)

@@ -101,6 +101,21 @@ def arch_of(name: str) -> Arch:
     return arch
 
 
+def nearest_arch(name: str) -> Arch:
+    """The architecture to compile for, for a GPU that may be of one without an entry here.
+
+    Raises
+    ------
+    TargetError
+        If there is none whose machine code runs there.
+    """
+    # Only GPUs that are there have such names.
+    from tvmquant.runtime.gpu import runs_on
+
+    usable = [arch for arch in ARCHES.values() if runs_on(arch.name, name)]
+    return max(usable, key=lambda arch: arch.sm) if usable else arch_of(name)
+
+
 def common_arch(archs: Sequence[Arch]) -> Arch:
     """What kernels may use that must run on all of these: the least of every property.
 
@@ -149,4 +164,4 @@ def _local_arch() -> Arch:
             "this machine has no NVIDIA GPU (or no driver): name an architecture, for example "
             "cuda-sm_80, to compile for another machine"
         )
-    return arch_of(gpu.arch)
+    return nearest_arch(gpu.arch)

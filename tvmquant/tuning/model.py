@@ -24,6 +24,7 @@ from tvmquant.runtime.gpu import local_gpu
 from tvmquant.runtime.manifest import Manifest
 from tvmquant.schedules.selection import KernelTable
 from tvmquant.schedules.workload import Workload
+from tvmquant.targets.cuda import nearest_arch
 from tvmquant.targets.device import Device, get_device
 from tvmquant.tuning.cost_model import HINT, has_xgboost, make_cost_model
 from tvmquant.tuning.database import Database
@@ -217,10 +218,10 @@ def _check_gpu(device: Device) -> None:
             f"cannot tune for {device.name} here, this machine has no NVIDIA GPU (or no driver): "
             "run tvmquant serve on one that has and add --rpc HOST:PORT, or run this command there"
         )
-    if gpu.arch != wanted:
+    here = nearest_arch(gpu.arch).name
+    if here != wanted:
         raise TargetError(
             f"cannot tune for {device.name} here, the GPU of this machine is {gpu.arch} "
-            f"({gpu.name}): give the target cuda-{gpu.arch}, or --rpc HOST:PORT of one that is "
-            f"{wanted}"
+            f"({gpu.name}): give the target cuda-{here}, or --rpc HOST:PORT of one that is {wanted}"
         )
     check_nvcc()

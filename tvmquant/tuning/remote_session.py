@@ -14,6 +14,7 @@ from tvmquant.remote.session import Session as Link
 from tvmquant.runtime.bundle import canonical
 from tvmquant.runtime.gpu import FLUSH
 from tvmquant.runtime.link import export_library
+from tvmquant.targets.cuda import nearest_arch
 from tvmquant.targets.device import Device
 from tvmquant.tuning.session import CandidateError, Job, Session, measured, where
 from tvmquant.tuning.timing import is_gpu, is_healthy
@@ -153,10 +154,11 @@ def _check_gpu(address: Address, info: DeviceInfo, device: Device) -> None:
     wanted = device.cuda_archs[0]
     if not info.gpu:
         raise RemoteError(f"{address} has no NVIDIA GPU, or no driver: give another address")
-    if info.gpu_arch != wanted:
+    there = nearest_arch(info.gpu_arch).name
+    if there != wanted:
         raise RemoteError(
             f"{address} has a GPU of {info.gpu_arch} ({info.gpu}), not of {wanted}: give --target "
-            f"cuda-{info.gpu_arch}"
+            f"cuda-{there}"
         )
     if device.gpu not in ("", info.gpu):
         raise RemoteError(
