@@ -3,11 +3,15 @@
 import re
 import shutil
 
+import numpy as np
 import pytest
+from frontend_tools import make_model, node
 from test_schedules_cuda_nvcc import cubin, machine_code
 from test_schedules_cuda_weight_only import kernel_of
 from weight_only_tools import weight_only_workload
 
+import tvmquant
+from tvmquant.schedules.cuda import weight_only_estimate
 from tvmquant.targets.cuda import arch_of
 
 pytestmark = pytest.mark.skipif(not shutil.which("nvcc"), reason="nvcc is not installed")
@@ -65,8 +69,9 @@ def test_memory_is_the_limit(arch, rows, bits, group, zero_points, share, tmp_pa
     assert sum("IMMA.16832.S8.S8" in text for text in loop) >= read // (128 * bits // 2)
     wide = re.compile(r"LDG\.E\S*\.128")
     assert sum(bool(wide.search(text)) for text in loop) == read // 512
-    # All of the first weights are on their way before anybody waits for activations.
-    first = next(at for at, text in enumerate(texts) if "SHFL" in text or "BAR." in text)
+    # Activations and all of the first weights are on their way before anybody waits.
+    waits = ("SHFL", "BAR.", "DEPBAR.LE")
+    first = next(at for at, text in enumerate(texts) if any(word in text for word in waits))
     before = sum(".NA.128" in text for text in texts[:first])
     assert before == plan.ahead * plan.tiles * plan.layout.loads
 
@@ -85,3 +90,24 @@ def test_sizes_of_the_search_are_not_spilled(tmp_path):
     kernel = kernel.with_config(config)
     _, told = cubin(kernel, tmp_path)
     assert "0 bytes spill stores, 0 bytes spill loads" in told, told
+
+
+@pytest.mark.parametrize("rows", [1, pytest.param(16, marks=slow)])
+@pytest.mark.filterwarnings("ignore:no calibration data")
+def test_a_network_compiles_to_machine_code(rows, monkeypatch, tmp_path):
+    # A launch for the digits costs nothing here, so that a layer of this size and some rows has one.
+    monkeypatch.setattr(weight_only_estimate, "_LAUNCH", 0 if rows > 1 else 10**6)
+    weight_only_estimate.choose.cache_clear()
+    rng = np.random.default_rng(0)
+    weight = rng.standard_normal((1024, 1024)).astype(np.float32)
+    x = np.zeros((rows, 1024), np.float32)
+    network = make_model([node("MatMul", "x w", name="fc")], {"x": x}, {"w": weight})
+    try:
+        model = tvmquant.compile(network, target="cuda-sm_90", bits="w4a16")
+    finally:
+        weight_only_estimate.choose.cache_clear()
+    (layer,) = (layer for layer in model.manifest.layers if layer.macs)
+    assert layer.kernel.split()[0] == "digits"
+    assert ("packed" in layer.kernel) == (rows > 1)
+    library = model.save(tmp_path / "model") / "model.so"
+    assert library.read_bytes().count(b"\x7fELF") >= 2

@@ -85,12 +85,14 @@ __device__ __forceinline__ void multiply_16(int (&c)[4], const unsigned (&a)[4],
   if constexpr (P == BITS_AND) TVMQUANT_MMA16("m16n8k256", "b1.b1", ".and.popc");
 }
 
-// Sixteen bytes that are read once.
+// Sixteen bytes that are read once. A load that is known to be of constants would move behind
+// barriers.
 __device__ __forceinline__ uint4 load_stream(const uint4 *from) {
   uint4 r;
-  asm volatile("ld.global.nc.L1::no_allocate.v4.u32 {%0,%1,%2,%3}, [%4];"
+  asm volatile("ld.global.L1::no_allocate.v4.u32 {%0,%1,%2,%3}, [%4];"
                : "=r"(r.x), "=r"(r.y), "=r"(r.z), "=r"(r.w)
-               : "l"(from));
+               : "l"(from)
+               : "memory");
   return r;
 }
 

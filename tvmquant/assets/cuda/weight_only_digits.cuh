@@ -131,10 +131,11 @@ __device__ __forceinline__ void store_quad(const float (&value)[4], int most, co
 }
 
 // Digits of a chunk of K of ROWS rows, by WARPS warps, of which this is number WARP. A lane has four
-// elements of K, a unit several lanes.
-template <class S, int WARPS>
+// elements of K, a unit several lanes. MEANWHILE is called while the first ones are on their way.
+template <class S, int WARPS, class Function>
 __device__ __forceinline__ void make_digits(const float *__restrict__ x, int first_row, int chunk,
-                                            int warp, uint8_t *memory) {
+                                            int warp, uint8_t *memory,
+                                            const Function &meanwhile) {
   using D = Digits<S>;
   constexpr int PIECES = Quad<S>::PIECES;
   unsigned *const words = reinterpret_cast<unsigned *>(memory);
@@ -159,6 +160,7 @@ __device__ __forceinline__ void make_digits(const float *__restrict__ x, int fir
       const int row = min(first_row + at.row, S::BATCH - 1);
       read_quad<S>(value[i], x + int64_t(row) * S::DEPTH + at.k, at.there);
     }
+    if (go == 0) meanwhile();
     // Bits of magnitudes are ordered like them, NaN beyond infinity.
 #pragma unroll
     for (int i = 0; i < GO; ++i) {
@@ -188,7 +190,7 @@ __device__ __forceinline__ void pack_digits(const float *__restrict__ x, uint8_t
   const int64_t at = int64_t(blockIdx.z) * S::CHUNKS + blockIdx.y;
   make_digits<S, S::PACK_BLOCKS * WARPS>(x, blockIdx.z * S::ROWS, blockIdx.y,
                                          blockIdx.x * WARPS + threadIdx.x / 32,
-                                         digits + at * Digits<S>::BYTES);
+                                         digits + at * Digits<S>::BYTES, [] {});
 }
 
 // Digits of a chunk that such a launch has made.

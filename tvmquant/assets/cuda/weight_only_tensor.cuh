@@ -65,15 +65,16 @@ struct WeightOnly {
     cursor.tile += last ? JUMP : 0;
   }
 
-  // The span that is I rounds after the cursor's. Tiles beyond the last one are it again.
+  // The span that is I rounds after the cursor's, if there is one. Tiles beyond the last one are it
+  // again.
   __device__ __forceinline__ void fetch(Piece &piece, const Cursor &cursor, int i) const {
-    const int span = cursor.span + i * S::WARPS_K;
+    const int on = i * S::WARPS_K, span = cursor.span + on;
     if (cursor.tile >= ALL_TILES || (!WHOLE && span >= S::SPANS)) return;
     int beyond[S::TILES];
 #pragma unroll
     for (int m = 0; m < S::TILES; ++m) {
       beyond[m] = PLACES * HEIGHT == ALL_TILES ? 0 : max(cursor.tile + m - (ALL_TILES - 1), 0);
-      const uint4 *const from = cursor.weights + i * (S::WARPS_K * LOADS * 32) +
+      const uint4 *const from = cursor.weights + on * (LOADS * 32) +
                                 int64_t(m - beyond[m]) * (S::SPANS * LOADS * 32);
 #pragma unroll
       for (int j = 0; j < LOADS; ++j) piece.weights[m][j] = load_stream(from + j * 32);
@@ -204,11 +205,12 @@ __device__ __forceinline__ void weight_only_tensor(const typename Given<S::APART
   const int first_row = blockIdx.y * S::ROWS;
   float *const parts = reinterpret_cast<float *>(shared + (S::CHUNKS > 1 ? 2 : 1) * D::BYTES);
 
-  const auto prepare = [&](int chunk, uint8_t *memory) {
+  const auto prepare = [&](int chunk, uint8_t *memory, const auto &meanwhile) {
     if constexpr (S::APART) {
       copy_digits<S>(x, chunk, memory);
+      meanwhile();
     } else {
-      make_digits<S, W::THREADS / 32>(x, blockIdx.y * S::ROWS, chunk, warp, memory);
+      make_digits<S, W::THREADS / 32>(x, first_row, chunk, warp, memory, meanwhile);
     }
   };
 
@@ -217,9 +219,15 @@ __device__ __forceinline__ void weight_only_tensor(const typename Given<S::APART
   typename W::Cursor cursor{nullptr, own.first_tile(place), own.warp_k};
   cursor.weights = reinterpret_cast<const uint4 *>(w) + own.lane +
                    (int64_t(cursor.tile) * S::SPANS + cursor.span) * (W::LOADS * 32);
+  // Activations are asked for first, since all wait for them. Weights come next, in a loop of one
+  // round (the grid has no depth): the compiler would move plain loads behind the barrier.
+  prepare(0, shared, [&] {
+#pragma unroll 1
+    for (unsigned once = 0; once < gridDim.z; ++once) {
 #pragma unroll
-  for (int i = 0; i < S::AHEAD; ++i) own.fetch(pieces[i], cursor, i);
-  prepare(0, shared);
+      for (int i = 0; i < S::AHEAD; ++i) own.fetch(pieces[i], cursor, i);
+    }
+  });
   if constexpr (S::APART) copy_wait<0>();
   __syncthreads();
 
@@ -233,7 +241,7 @@ __device__ __forceinline__ void weight_only_tensor(const typename Given<S::APART
       if constexpr (S::CHUNKS > 1) {
         slot ^= 1;
         if (chunk + 1 < S::CHUNKS || next < W::PLACES) {
-          prepare((chunk + 1) % S::CHUNKS, shared + slot * D::BYTES);
+          prepare((chunk + 1) % S::CHUNKS, shared + slot * D::BYTES, [] {});
         }
       }
 #pragma unroll 1

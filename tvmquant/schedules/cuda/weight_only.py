@@ -55,7 +55,8 @@ class WeightOnlyTensorKernel(PlainKernel):
     def label(self) -> str:
         """For profiles."""
         p = self.plan
-        return f"digits {p.rows}x{p.tiles * p.warps_m * 16}/{p.warps_k}"
+        packed = " packed" if p.launches == 2 else ""
+        return f"digits {p.rows}x{p.tiles * p.warps_m * 16}/{p.warps_k}{packed}"
 
     def pack(
         self, weight: np.ndarray, bias: np.ndarray, params: tuple[np.ndarray, ...]
