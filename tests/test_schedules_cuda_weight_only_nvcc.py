@@ -95,7 +95,7 @@ def test_sizes_of_the_search_are_not_spilled(tmp_path):
 @pytest.mark.parametrize("rows", [1, pytest.param(16, marks=slow)])
 @pytest.mark.filterwarnings("ignore:no calibration data")
 def test_a_network_compiles_to_machine_code(rows, monkeypatch, tmp_path):
-    # A launch for the digits costs nothing here, so that a layer of this size and some rows has one.
+    # A launch for the digits costs nothing here, so that several rows of this size have one.
     monkeypatch.setattr(weight_only_estimate, "_LAUNCH", 0 if rows > 1 else 10**6)
     weight_only_estimate.choose.cache_clear()
     rng = np.random.default_rng(0)

@@ -130,8 +130,9 @@ __device__ __forceinline__ void store_quad(const float (&value)[4], int most, co
   }
 }
 
-// Digits of a chunk of K of ROWS rows, by WARPS warps, of which this is number WARP. A lane has four
-// elements of K, a unit several lanes. MEANWHILE is called while the first ones are on their way.
+// Digits of a chunk of K of ROWS rows, by WARPS warps, of which this is number WARP. A lane has
+// four elements of K, a unit several lanes. MEANWHILE is called while the first ones are on their
+// way.
 template <class S, int WARPS, class Function>
 __device__ __forceinline__ void make_digits(const float *__restrict__ x, int first_row, int chunk,
                                             int warp, uint8_t *memory,

@@ -84,7 +84,8 @@ struct WeightOnly {
 #pragma unroll
       for (int u = 0; u < S::SPAN_UNITS; ++u) {
         int group = (span * S::SPAN_UNITS + u) / S::GROUP_UNITS;
-        if (S::SPANS * S::SPAN_UNITS > S::GROUPS * S::GROUP_UNITS) group = min(group, S::GROUPS - 1);
+        constexpr bool FILLED = S::SPANS * S::SPAN_UNITS > S::GROUPS * S::GROUP_UNITS;
+        if (FILLED) group = min(group, S::GROUPS - 1);
         const int at = ((cursor.tile + m - beyond[m]) * S::GROUPS + group) * 8 + lane / 4;
         piece.scale[m][u] = scale[at];
         if constexpr (S::ZERO_POINTS) piece.zero[m][u] = zero_point[at];
@@ -200,8 +201,9 @@ __device__ __forceinline__ void weight_only_tensor(const typename Given<S::APART
   using W = WeightOnly<S>;
   using D = Digits<S>;
   const int warp = threadIdx.x / 32;
-  const W own{reinterpret_cast<const float2 *>(scale), reinterpret_cast<const int16_t *>(zero_point),
-              int(threadIdx.x % 32), warp % S::WARPS_K, warp / S::WARPS_K};
+  const W own{reinterpret_cast<const float2 *>(scale),
+              reinterpret_cast<const int16_t *>(zero_point), int(threadIdx.x % 32),
+              warp % S::WARPS_K, warp / S::WARPS_K};
   const int first_row = blockIdx.y * S::ROWS;
   float *const parts = reinterpret_cast<float *>(shared + (S::CHUNKS > 1 ? 2 : 1) * D::BYTES);
 
