@@ -61,7 +61,8 @@ def test_every_requantization_is_exact(flavour, added, tmp_path):
 
 def traits(config):
     """What a configuration is an example of."""
-    found = {(name, config[name]) for name in ("source", "stages", "block_k", "warp_m", "warp_n")}
+    names = ("source", "producers", "stages", "block_k", "warp_m", "warp_n")
+    found = {(name, config[name]) for name in names}
     groups = [config[f"block_{axis}"] // config[f"warp_{axis}"] for axis in "mn"]
     return found | {("groups", *groups)}
 
@@ -87,7 +88,7 @@ def test_every_kind_of_tile_computes_the_same(w_bits, tmp_path):
         np.testing.assert_array_equal(got, meant, err_msg=str(config))
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(layers(), st.integers(0, 10**6), st.integers(0, 99), st.booleans())
 def test_layers_of_any_shape_at_any_tile(tmp_path_factory, layer, choice, seed, added):
     kernel = warpgroup_kernel(layer[0], HOPPER)
@@ -138,7 +139,13 @@ def test_widths_are_those_that_the_instruction_has():
 
 def test_sizes_that_do_not_fit_are_refused():
     kernel = warpgroup_kernel(LARGE[0], HOPPER)
-    changes = ({"stages": 2}, {"block_k": 32}, {"warp_m": 40, "block_m": 40}, {"warp_n": 32})
+    changes = (
+        {"producers": 2},
+        {"stages": 2},
+        {"block_k": 32},
+        {"warp_m": 40, "block_m": 40},
+        {"warp_n": 32},
+    )
     for change in changes:
         with pytest.raises(ConfigError):
             kernel.with_config({**kernel.plan.config, **change})

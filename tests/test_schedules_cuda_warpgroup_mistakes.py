@@ -25,15 +25,22 @@ SIZES = {
     "stages": 4,
     "source": "registers",
 }
+FENCE = "fence_async();\n"
+# By whether a warpgroup feeds the others: what is right in the source, and the mistake.
 MISTAKES = {
-    "no proxy fence": ("fence_async();", ""),
-    "slots start anywhere": ("shared += -shared_address(shared) & 1023;", ""),
-    "slots are read before they are full": ("copy_wait<AHEAD - 1>();", "copy_wait<AHEAD>();"),
-    "slots are filled while they are read": ("AHEAD = S::STAGES - 2;", "AHEAD = S::STAGES;"),
-    "registers are not fenced": ("wgmma_fence();\n", ""),
-    "registers change under way": ("wgmma_wait<1>();", "wgmma_wait<2>();"),
-    "sums are read before they are there": ("wgmma_wait<0>();", ""),
-    "another step of K": ("* 2;\n#pragma", "* 4;\n#pragma"),
+    "no proxy fence": (0, "copy_wait<AHEAD - 1>();\n    " + FENCE, "copy_wait<AHEAD - 1>();\n"),
+    "slots start anywhere": (0, "shared += -shared_address(shared) & 1023;", ""),
+    "slots are read before they are full": (0, "copy_wait<AHEAD - 1>();", "copy_wait<AHEAD>();"),
+    "slots are filled while they are read": (0, "AHEAD = S::STAGES - 2;", "AHEAD = S::STAGES;"),
+    "registers are not fenced": (0, "wgmma_fence();\n", ""),
+    "registers change under way": (0, "wgmma_wait<1>();", "wgmma_wait<2>();"),
+    "sums are read before they are there": (0, "wgmma_wait<0>();", ""),
+    "another step of K": (0, "* 2;\n#pragma", "* 4;\n#pragma"),
+    "no proxy fence of producers": (1, FENCE + "      barrier_arrive", "barrier_arrive"),
+    "slots are announced too early": (1, "copy_wait<LAG>();", "copy_wait<LAG + 1>();"),
+    "nobody waits for free slots": (1, "if (iteration >= S::STAGES) barrier", "if (0) barrier"),
+    "slots are freed under way": (1, "empty + (iteration - 1) %", "empty + iteration %"),
+    "weights are not counted": (1, "barrier_init(full + slot, 128 + 1)", "barrier_init(full, 128)"),
 }
 
 
@@ -41,20 +48,23 @@ MISTAKES = {
 RIGHT, WRONG, STOPPED = 0, 7, -signal.SIGABRT
 
 
-def run(source, reverse, folder):
+def make(producers):
+    return warpgroup_kernel(LAYER, HOPPER).with_config({**SIZES, "producers": producers})
+
+
+def run(kernel, source, reverse, folder):
     """Process that runs the kernel with this source."""
     faulthandler.disable()
-    kernel = warpgroup_kernel(LAYER, HOPPER).with_config(SIZES)
     kernel.__dict__["launch"] = dataclasses.replace(kernel.launch, source=source)
     data = make_data(LAYER, 1)
     got = run_kernel(kernel, folder, *data, reverse=reverse)
     os._exit(RIGHT if np.array_equal(got, expected(LAYER, *data)) else WRONG)
 
 
-def noticed(source, folder):
+def noticed(kernel, source, folder):
     for reverse in (False, True):
         process = multiprocessing.get_context("fork").Process(
-            target=run, args=(source, reverse, folder)
+            target=run, args=(kernel, source, reverse, folder)
         )
         process.start()
         process.join(120)
@@ -64,11 +74,15 @@ def noticed(source, folder):
     return False
 
 
-@pytest.mark.parametrize("mistake", [None, *MISTAKES])
+@pytest.mark.parametrize("producers", [0, 1])
+def test_without_mistakes_it_is_right(producers, tmp_path):
+    kernel = make(producers)
+    assert not noticed(kernel, kernel.launch.source, tmp_path)
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
 def test_mistakes_are_noticed(mistake, tmp_path):
-    source = warpgroup_kernel(LAYER, HOPPER).with_config(SIZES).launch.source
-    if mistake:
-        right, instead = MISTAKES[mistake]
-        assert source.count(right) >= 1
-        source = source.replace(right, instead)
-    assert noticed(source, tmp_path) == (mistake is not None)
+    producers, right, instead = MISTAKES[mistake]
+    kernel = make(producers)
+    assert right in kernel.launch.source
+    assert noticed(kernel, kernel.launch.source.replace(right, instead), tmp_path)

@@ -21,6 +21,7 @@ LARGE = {
     "warp_m": 256,
     "warp_n": 64,
     "stages": 4,
+    "producers": 0,
     "source": "registers",
 }
 
@@ -39,7 +40,12 @@ def products(code):
 
 
 @pytest.mark.parametrize(
-    "w_bits, source", [(8, "shared"), pytest.param(8, "registers", marks=slow), (4, "registers")]
+    "w_bits, source",
+    [
+        pytest.param(8, "shared", marks=slow),
+        pytest.param(8, "registers", marks=slow),
+        (4, "registers"),
+    ],
 )
 def test_products_follow_each_other_beside_the_copies(w_bits, source, tmp_path):
     layer = dataclasses.replace(RESNET, w_bits=w_bits)
@@ -54,6 +60,19 @@ def test_products_follow_each_other_beside_the_copies(w_bits, source, tmp_path):
     assert "LDGSTS.E.BYPASS.128" in code and LINE in code
     # Waiting for all products happens once, behind the loop.
     assert code.count("WARPGROUP.DEPBAR.LE gsb0, 0x0") == 1
+
+
+@pytest.mark.parametrize("w_bits", [8, pytest.param(4, marks=slow)])
+def test_producers_copy_and_the_others_only_multiply(w_bits, tmp_path):
+    layer = dataclasses.replace(RESNET, w_bits=w_bits)
+    sizes = {"source": "shared"} if w_bits == 8 else {"block_m": 192, "warp_m": 192}
+    kernel = warpgroup_kernel(layer, HOPPER).with_config({**LARGE, **sizes, "producers": 1})
+    code = machine_code(check(kernel, tmp_path))
+    assert len(products(code)) == 4
+    # Weights come as bulk copies, and warps wait for each other at barriers in shared memory.
+    assert "UBLKCP" in code and "SYNCS.PHASECHK" in code and "LDGSTS.E.BYPASS.128" in code
+    first, last = (f(code.index(line) for line in products(code)) for f in (min, max))
+    assert "LDGSTS" not in code[first:last] and "BAR.SYNC" not in code[first:last]
 
 
 def test_wider_outputs_are_stored_in_pairs(tmp_path):

@@ -37,7 +37,7 @@ struct Thread {
   std::vector<char> stack;
   dim3 index;
   bool done = false;
-  int waits = 0;  // 0 runs, 1 for its warp, 2 for its block
+  int waits = 0;  // 0 runs, 1 for its warp, 2 for its block, 3 looks again later
   std::vector<Copy> open;
   std::deque<std::vector<Copy>> groups;
   unsigned exchange[16];
@@ -50,6 +50,7 @@ inline int current;
 inline dim3 thread_index, block_index, block_size, grid_size;
 inline std::function<void()> body;
 inline bool eager;  // copies happen at once
+inline int events;  // what threads that look again may be waiting for
 inline uint8_t *shared_first;  // the shared memory of a block
 inline size_t shared_bytes;
 // What else happens when a block starts, when its threads meet, when a thread ends.
@@ -119,14 +120,20 @@ inline void run_block(int count, bool reverse) {
     makecontext(&thread.context, enter, 0);
   }
   for (;;) {
-    int waiting = 0, done = 0;
-    const int warps = (count + 31) / 32;
+    int waiting = 0, done = 0, looking = 0;
+    const int before = events, warps = (count + 31) / 32;
     for (int i = 0; i < warps; ++i) {
       const int warp = reverse ? warps - 1 - i : i;
       run_warp(warp * 32, std::min(count, warp * 32 + 32), reverse);
     }
-    for (const Thread &thread : threads) (thread.done ? done : waiting) += 1;
-    if (!waiting) return;
+    for (const Thread &thread : threads) {
+      (thread.done ? done : thread.waits == 3 ? looking : waiting) += 1;
+    }
+    if (!waiting && !looking) return;
+    if (looking) {
+      if (events == before) fail("threads wait for what nobody does");
+      continue;
+    }
     if (done) fail("some threads ended while others wait for the block");
     if (on_barrier) on_barrier();
     for (Thread &thread : threads) thread.waits = 0;

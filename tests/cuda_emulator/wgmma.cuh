@@ -164,7 +164,10 @@ inline void issue(Product product) {
   mine().open.push_back(std::move(product));
 }
 
+inline void forget_barriers();
+
 inline void start_block() {
+  forget_barriers();
   warpgroups.assign(threads.size(), {});
   visible.assign(shared_bytes, 0);
 }
@@ -240,3 +243,11 @@ struct Wgmma {
 };
 
 }  // namespace tvmquant
+
+#include "mbarrier.cuh"
+
+namespace emulator {
+
+inline void forget_barriers() { barriers.clear(); }
+
+}  // namespace emulator

@@ -46,5 +46,45 @@ __device__ __forceinline__ uint64_t matrix_descriptor(unsigned address) {
   return REST | (address & 0x3FFFF) >> 4;
 }
 
+// Barriers in shared memory, on which warps with different tasks wait for each other: a phase ends
+// when COUNT threads have arrived and all bytes that were announced have come.
+__device__ __forceinline__ void barrier_init(uint64_t *barrier, int count) {
+  asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(shared_address(barrier)), "r"(count)
+               : "memory");
+}
+
+__device__ __forceinline__ void barrier_arrive(uint64_t *barrier) {
+  asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(shared_address(barrier))
+               : "memory");
+}
+
+// BYTES, a multiple of 16, come from global memory without going through registers; the barrier
+// gets to know how many they are, which counts as one arrival, and when they have come.
+__device__ __forceinline__ void copy_bulk(void *to, const void *from, int bytes,
+                                          uint64_t *barrier) {
+  asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(
+                   shared_address(barrier)),
+               "r"(bytes)
+               : "memory");
+  asm volatile(
+      "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::
+          "r"(shared_address(to)),
+      "l"(from), "r"(bytes), "r"(shared_address(barrier))
+      : "memory");
+}
+
+// Until the phase of this parity has ended; the first one's is 0.
+__device__ __forceinline__ void barrier_wait(uint64_t *barrier, int parity) {
+  unsigned ended = 0;
+  while (!ended) {
+    asm volatile(
+        "{\n.reg .pred p;\nmbarrier.try_wait.parity.shared::cta.b64 p, [%1], %2;\n"
+        "selp.u32 %0, 1, 0, p;\n}"
+        : "=r"(ended)
+        : "r"(shared_address(barrier)), "r"(parity)
+        : "memory");
+  }
+}
+
 }  // namespace tvmquant
 #endif

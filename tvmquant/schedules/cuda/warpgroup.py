@@ -69,7 +69,8 @@ class WarpgroupKernel:
     def label(self) -> str:
         """For profiles."""
         p = self.plan
-        return f"u8s8 wgmma {p.block_m}x{p.block_n}x{p.block_k} from {p.source}"
+        fed = " fed" if p.producers else ""
+        return f"u8s8 wgmma {p.block_m}x{p.block_n}x{p.block_k} from {p.source}{fed}"
 
     def pack(
         self, weight: np.ndarray, bias: np.ndarray, params: tuple[np.ndarray, ...]
@@ -94,6 +95,7 @@ class WarpgroupKernel:
         values = {
             **geometry(w),
             **{key.upper(): getattr(p, key) for key in SIZES},
+            "PRODUCERS": p.producers,
             "SLICES": 1,
             "W_BITS": p.w_bits,
             "IN_REGISTERS": int(p.source == "registers"),

@@ -26,10 +26,12 @@ _WIDTHS = (32, 64, 96, 128, 160, 192, 224, 256)
 ALIGNMENT = 1024
 # Multiply-accumulates of a cycle and multiprocessor; bytes of the cache and of shared memory.
 _RATE, _GLOBAL, _SHARED = 4096, 32, 128
-# Instructions that bring a vector of bytes in, or a single one; a cycle has 128 of threads.
-_COPY, _BYTE, _ISSUED = 8, 25, 128
-# Cycles: from global memory, of a barrier with the waits beside it, before the first product.
-_MEMORY_LATENCY, _BARRIER, _START = 600, 60, 600
+# Instructions of a thread for every slot, to bring a vector of bytes in, or a single byte, to
+# requantize an output; cycles of one warp alone for one of them.
+_SLOT, _COPY, _BYTE, _OUTPUT, _ALONE = 60, 8, 25, 9, 3
+# Cycles: from global memory; between the products of two slots, if all threads meet there and if
+# they only wait for producers; before the first product.
+_MEMORY_LATENCY, _BARRIER, _HANDOVER, _START = 500, 60, 20, 600
 # Registers that a thread may have, and those that everything but the tile needs.
 _REGISTERS, _FILE, _OVERHEAD = 216, 65536, 40
 
@@ -50,6 +52,8 @@ class WarpgroupPlan:
         Outputs of a warpgroup; channels are a multiple of 64.
     stages : int
         Slots.
+    producers : int
+        Warpgroups, none or one, that only bring slots in for the others.
     source : str
         Where products take weights from: ``registers`` or ``shared`` memory.
     """
@@ -61,6 +65,7 @@ class WarpgroupPlan:
     warp_m: int
     warp_n: int
     stages: int
+    producers: int = 0
     source: str = "registers"
 
     @property
@@ -71,7 +76,13 @@ class WarpgroupPlan:
     @property
     def threads(self) -> int:
         """Threads of a block."""
-        return _THREADS * (self.block_m // self.warp_m) * (self.block_n // self.warp_n)
+        groups = (self.block_m // self.warp_m) * (self.block_n // self.warp_n)
+        return _THREADS * (groups + self.producers)
+
+    @property
+    def feeding(self) -> int:
+        """Threads that bring slots in."""
+        return _THREADS if self.producers else self.threads
 
     @property
     def weight_bytes(self) -> int:
@@ -85,8 +96,8 @@ class WarpgroupPlan:
 
     @property
     def shared_bytes(self) -> int:
-        """Shared memory of a block: the slots, later a tile of bytes."""
-        slots = self.stages * (self.block_m * self.block_k + self.weight_bytes)
+        """Shared memory of a block: slots and two barriers for each, later a tile of bytes."""
+        slots = self.stages * (self.block_m * self.block_k + self.weight_bytes + 16)
         return ALIGNMENT + max(slots, self.block_m * (self.block_n + 16))
 
     def check(self, arch: Arch) -> None:
@@ -103,6 +114,7 @@ class WarpgroupPlan:
             and (self.source == "shared" or self.block_k * self.w_bits >= 128)
             and (self.w_bits == 8 or self.source == "registers")
             and self.stages >= 3
+            and self.producers in (0, 1)
             and self.threads <= 1024
             and self.shared_bytes <= arch.shared_bytes
         )
@@ -121,12 +133,15 @@ class WarpgroupPlan:
         source = config.pop("source", self.source)
         if source not in ("registers", "shared"):
             raise ConfigError(f"weights come from registers or shared memory, not {source!r}")
-        return replace(self, source=source, **dict(zip(SIZES, integers(config, *SIZES))))
+        producers = config.pop("producers", 0)
+        sizes = dict(zip(SIZES, integers(config, *SIZES)))
+        return replace(self, source=source, producers=producers, **sizes)
 
     @property
     def config(self) -> Config:
         """Sizes as plain data."""
-        return {"source": self.source, **{name: getattr(self, name) for name in SIZES}}
+        sizes = {name: getattr(self, name) for name in SIZES}
+        return {"source": self.source, "producers": self.producers, **sizes}
 
 
 def warpgroup_plans(workload: Workload, arch: Arch) -> Iterator[WarpgroupPlan]:
@@ -142,8 +157,10 @@ def warpgroup_plans(workload: Workload, arch: Arch) -> Iterator[WarpgroupPlan]:
         # Channels and pixels that nobody has would fill whole warpgroups.
         if block_n - warp_n >= outputs or block_m - warp_m >= rows_of(workload):
             continue
-        for block_k, stages, source in itertools.product((64, 128), (3, 4, 5, 6), sources):
-            plan = WarpgroupPlan(w_bits, block_m, block_n, block_k, warp_m, warp_n, stages, source)
+        tile = WarpgroupPlan(w_bits, block_m, block_n, 128, warp_m, warp_n, 3)
+        rest = itertools.product((64, 128), (3, 4, 5, 6), (0, 1), sources)
+        for block_k, stages, producers, source in rest:
+            plan = replace(tile, block_k=block_k, stages=stages, producers=producers, source=source)
             if _fits(workload, plan, arch):
                 yield plan
 
@@ -160,9 +177,11 @@ def _fits(workload: Workload, plan: WarpgroupPlan, arch: Arch) -> bool:
     except ConfigError:
         return False
     vectors = plan.block_k // vector_of(workload, plan)
-    if plan.threads % vectors or plan.block_m % (plan.threads // vectors):
+    if plan.feeding % vectors or plan.block_m % (plan.feeding // vectors):
         return False
-    return warpgroup_registers(workload, plan) <= min(_REGISTERS, _FILE // plan.threads)
+    # Registers are given out by eight.
+    most = min(_REGISTERS, _FILE // plan.threads // 8 * 8)
+    return warpgroup_registers(workload, plan) <= most
 
 
 def warpgroup_registers(workload: Workload, plan: WarpgroupPlan) -> int:
@@ -171,8 +190,10 @@ def warpgroup_registers(workload: Workload, plan: WarpgroupPlan) -> int:
     weights = tiles * plan.block_k // 8 if plan.source == "registers" else 0
     vector = vector_of(workload, plan)
     each = 3 if math.prod(workload.x_shape) < 1 << 32 else 6
-    rows = plan.block_m * plan.block_k // vector // plan.threads if vector >= 4 else 0
-    return tiles * plan.warp_m // 2 + weights + each * rows + _OVERHEAD
+    rows = plan.block_m * plan.block_k // vector // plan.feeding if vector >= 4 else 0
+    multiplying, feeding = tiles * plan.warp_m // 2 + weights, each * rows
+    both = max(multiplying - 8, feeding) if plan.producers else multiplying + feeding
+    return both + _OVERHEAD
 
 
 def estimate_warpgroup(workload: Workload, plan: WarpgroupPlan, arch: Arch) -> float:
@@ -191,11 +212,20 @@ def estimate_warpgroup(workload: Workload, plan: WarpgroupPlan, arch: Arch) -> f
     rows = ROWS if plan.source == "shared" else ROWS * plan.w_bits / 8
     read = tiles * plan.block_k * (plan.warp_m + rows)
     vector = vector_of(workload, plan)
-    brought = plan.block_m * plan.block_k / vector * (_COPY if vector >= 4 else _BYTE) / _ISSUED
+    vectors = plan.block_m * plan.block_k / vector / plan.feeding
+    feeding = vectors * (_COPY if vector >= 4 else _BYTE)
+    issued = (plan.threads * _SLOT + plan.feeding * feeding) / 128
     products = tile * plan.block_k / _RATE
-    busiest = max(products, (copied + read) / _SHARED, copied / _GLOBAL, brought)
-    slot = max(busiest * busy + _BARRIER, _MEMORY_LATENCY / (plan.stages - 2))
-    return waves * (slots * slot + _START + tile / 64 * busy)
+    busiest = max(products, (copied + read) / _SHARED, copied / _GLOBAL, issued)
+    latency = _MEMORY_LATENCY / (plan.stages - 2)
+    if plan.producers:
+        slot = max(busiest * busy, latency, feeding * _ALONE) + _HANDOVER
+    else:
+        slot = max(busiest * busy, latency) + _BARRIER
+    # Memory is not equally late each time: more stages are a little better. While a block stores,
+    # another one computes.
+    slot += latency / 16
+    return waves * (slots * slot + _START + tile * _OUTPUT / 128 * max(1, busy / 2))
 
 
 @lru_cache(maxsize=256)
