@@ -101,7 +101,7 @@ def test_layers_of_any_shape_at_any_tile(tmp_path_factory, layer, choice, seed, 
 
 LARGE = [
     conv((64, 14, 14, 256), 256, (3, 3)),
-    conv((64, 56, 56, 64), 256, (1, 1), padding=(0, 0, 0, 0)),
+    conv((64, 7, 7, 512), 2048, (1, 1), padding=(0, 0, 0, 0)),
     Workload("matmul", (4096, 4096), (4096, 4096)),
 ]
 
