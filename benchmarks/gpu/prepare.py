@@ -24,7 +24,7 @@ from tvmquant.runtime.manifest import current_versions
 from tvmquant.targets import get_device
 
 # Large enough for networks of the same weights to share them.
-_FILTERS = [{"id": lzma.FILTER_LZMA2, "preset": 6, "dict_size": 128 << 20}]
+_FILTERS = [{"id": lzma.FILTER_LZMA2, "preset": 3, "dict_size": 64 << 20}]
 Tell = Callable[[str], None]
 
 
