@@ -113,6 +113,9 @@ class Board:
             if self._closed:
                 raise RemoteError("closed")
             try:
+                # What a tracker grants is lost unless it is used within seconds, and a process
+                # may take longer to start.
+                self._ask("close")
                 address, key = self._choose()
                 arguments = (address, key, self.fleet.timeout, self.threads, self.target)
                 self.name = self._ask("open", *arguments)
