@@ -107,6 +107,14 @@ def test_defaults_come_first_then_the_best_and_the_unlike():
     # Then its neighbour, then what differs from both; what is five times slower is not tried.
     assert [c.config for c in chosen[3:]] == [{"m": 1, "n": 2}, {"m": 2, "n": 3}]
     assert all(c.estimate < 2 for c in kernels.choose(found, 99))
+    kinds = [Candidate("b", {"m": 5, "n": 5, "splits": n}, 1.5, False) for n in (1, 2, 4)]
+    kinds.append(Candidate("b", {"m": 5, "n": 5, "packed": True}, 1.6, False))
+    chosen = kernels.choose([*found, *kinds], 5)
+    assert {(c.config.get("splits"), c.config.get("packed")) for c in chosen[2:]} == {
+        (1, None),
+        (2, None),
+        (None, True),
+    }
     device = get_device("cuda-sm_90")
     real = kernels.choose(candidates(Workload("matmul", (512, 512), (512, 512)), device), 6)
     assert len({(c.rule, str(c.config)) for c in real}) == 6
@@ -217,7 +225,7 @@ def test_kernels_that_do_not_compile_are_left_out(tmp_path, monkeypatch):
 
     host = get_device("host")
     bad = kernels.choose(candidates(case.workload, host), 3)[1]
-    monkeypatch.setattr(kernels, "choose", lambda found, count: [*bad_first])
+    monkeypatch.setattr(kernels, "choose", lambda *given: [*bad_first])
     bad_first = [bad, *(c for c in candidates(case.workload, host)[:2] if c != bad)]
     monkeypatch.setattr(kernels, "_export", export)
     about = kernels.build(case, host, tmp_path / "case", 3, 1)

@@ -26,7 +26,7 @@ def main() -> None:
 @click.option("--part", "parts", multiple=True, type=click.Choice(PARTS), help="Default: all.")
 @click.option("--plans", default=7, type=click.IntRange(1), help="Kernels of a matrix product.")
 @click.option("--conv-plans", default=3, type=click.IntRange(1), help="Of a convolution.")
-@click.option("--exact-plans", default=3, type=click.IntRange(1), help="Of what is only compared.")
+@click.option("--exact-plans", default=5, type=click.IntRange(1), help="Of what is only compared.")
 @click.option("--efficientnet", type=Existing, help="ONNX file of EfficientNet-Lite0.")
 @click.option("--python", default="3.12", help="Version there; empty: tvmquant is installed there.")
 @click.option("--peers/--no-peers", default=True, help="Wheels of torchao and gemlite, by pip.")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -28,20 +29,28 @@ from tvmquant.tuning.record import workload_to_dict
 _WORSE = 2.0
 
 
-def choose(found: Sequence[Candidate], count: int) -> list[Candidate]:
-    """Candidates to measure: every rule's default, the best by estimate, and different ones.
+def choose(found: Sequence[Candidate], count: int, worse: float = _WORSE) -> list[Candidate]:
+    """Candidates to measure: defaults, every kind, the best by estimate, and different ones.
 
     Parameters
     ----------
     found : sequence of Candidate
         As :func:`tvmquant.tuning.candidates.candidates` returns them.
     count : int
+    worse : float
+        How many times as long as the best a candidate may be expected to take.
     """
     chosen = [c for c in found if c.default]
     known = [c for c in found if c.estimate is not None and c not in chosen]
     ranked = sorted(known, key=lambda c: c.estimate or 0.0)
     best = ranked[0].estimate if ranked else 0.0
-    near = [c for c in ranked if c.estimate <= _WORSE * (best or 1.0)]
+    near = [c for c in ranked if c.estimate <= worse * (best or 1.0)]
+    seen = {kind for c in chosen for kind in _kinds(c)}
+    for candidate in list(near):
+        if len(chosen) < count and not _kinds(candidate) <= seen:
+            chosen.append(candidate)
+            near.remove(candidate)
+            seen |= _kinds(candidate)
     # Neighbours by estimate are often twins: two of three places are for the unlike.
     while near and len(chosen) < count:
         unlike = [c for c in near if all(_distance(c, other) >= 2 for other in chosen)]
@@ -49,6 +58,17 @@ def choose(found: Sequence[Candidate], count: int) -> list[Candidate]:
         chosen.append(take[0])
         near.remove(take[0])
     return chosen[: max(count, 1)]
+
+
+def _kinds(candidate: Candidate) -> set[tuple[Any, ...]]:
+    """What a kernel does differently, besides its sizes: switches, and work that is shared."""
+    kinds: set[tuple[Any, ...]] = {(candidate.rule,)}
+    for key, value in candidate.config.items():
+        if isinstance(value, bool | str) or key == "producers":
+            kinds.add((candidate.rule, key, value))
+        elif key in ("slices", "splits"):
+            kinds.add((candidate.rule, key, value > 1))
+    return kinds
 
 
 def _distance(one: Candidate, other: Candidate) -> int:
@@ -120,7 +140,8 @@ Entry = tuple[Candidate, Kernel]
 def _kernels(case: Case, device: Device, plans: int) -> tuple[list[Entry], list[dict[str, Any]]]:
     workload, made, failed = case.workload, [], []
     key = rules_key(workload.op, device)
-    for candidate in choose(candidates(workload, device), plans):
+    worse = math.inf if case.part == "exact" else _WORSE
+    for candidate in choose(candidates(workload, device), plans, worse):
         try:
             kernel = resolve_rule(key, candidate.rule)(workload, device)
             kernel = configured(kernel, candidate.config)

@@ -162,8 +162,13 @@ class Prepared:
 
 def family(plan: dict[str, Any]) -> str:
     """Rule of a kernel and what its configuration names: kernels of one text."""
-    words = [str(value) for value in plan["config"].values() if isinstance(value, str)]
-    return " ".join([plan["rule"].rpartition(".")[2], *words])
+    words = [plan["rule"].rpartition(".")[2]]
+    for key, value in plan["config"].items():
+        if isinstance(value, str):
+            words.append(value)
+        elif value is True or key == "producers":
+            words.append(f"{key}={value}")
+    return " ".join(words)
 
 
 def requantized(
