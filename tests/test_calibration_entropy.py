@@ -22,6 +22,13 @@ def test_few_bins_are_kept_whole():
     assert best_threshold(np.zeros(50), 8) == 50
 
 
+def test_a_spike_in_a_low_bin_is_no_threshold():
+    # What a constant background leaves: if the rest were clipped, nearly all would be two bins.
+    counts = np.full(4096, 600.0)
+    counts[15] = 10**5
+    assert best_threshold(counts, 16) > 2000
+
+
 def test_a_far_outlier_is_cut_off():
     values = np.concatenate([np.random.default_rng(0).standard_normal(20000), [1000.0]])
     low, high = filled(EntropyEstimator(), values).range(8, False)

@@ -77,6 +77,8 @@ def _fixed_point(bits: str) -> Recipe:
         weights=replace(recipe.weights, estimator="fixed_point", granularity="per_tensor"),
         activations=replace(recipe.activations, estimator="fixed_point", symmetric=True),
         requantize="power_of_two",
+        # Without it one scale a tensor costs a MobileNetV2 half a point at 8 bits.
+        equalize=True,
     )
 
 

@@ -32,7 +32,7 @@ class EntropyEstimator(HistogramEstimator):
 
 
 def best_threshold(counts: np.ndarray, levels: int) -> int:
-    """Number of bins to keep, from ``levels`` to all of them.
+    """Number of bins to keep: at least ``levels``, and half of what is not zero.
 
     Parameters
     ----------
@@ -47,7 +47,10 @@ def best_threshold(counts: np.ndarray, levels: int) -> int:
     counts[0] = counts[1] if bins > 1 else counts[0]
     if bins <= levels or counts.sum() == 0:
         return bins
-    tried = np.unique(np.linspace(levels, bins, _CANDIDATES).astype(int))
+    # Of a few bins one may hold nearly all, as the last one does when everything else is clipped:
+    # they are alike and say nothing.
+    half = int(np.searchsorted(np.cumsum(counts), counts.sum() / 2)) + 1
+    tried = np.unique(np.linspace(max(levels, min(half, bins)), bins, _CANDIDATES).astype(int))
     divergences = [_divergence(counts, int(kept), levels) for kept in tried]
     # Of equal ones the widest: it clips least.
     best = len(tried) - 1 - int(np.argmin(divergences[::-1]))
