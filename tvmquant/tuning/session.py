@@ -201,11 +201,7 @@ class Session:
     def time(self, number: int, best: float = math.inf) -> float:
         """Seconds of one run, see :func:`tvmquant.tuning.timing.seconds_of`.
 
-        Parameters
-        ----------
-        number : int
-        best : float
-            Time to beat: clearly slower candidates are measured less.
+        Clearly slower candidates than ``best`` are measured less.
         """
         return time_of(self._built[number], best)
 
