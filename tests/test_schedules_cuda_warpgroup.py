@@ -14,7 +14,12 @@ from test_schedules_cuda_shapes import layers
 
 from tvmquant.schedules.cuda.rules import tensor_cores, warpgroups
 from tvmquant.schedules.cuda.warpgroup import WarpgroupKernel, warpgroup_kernel
-from tvmquant.schedules.cuda.warpgroup_plan import COLUMNS, WarpgroupPlan, warpgroup_plans
+from tvmquant.schedules.cuda.warpgroup_plan import (
+    COLUMNS,
+    WarpgroupPlan,
+    moved_registers,
+    warpgroup_plans,
+)
 from tvmquant.schedules.linear.addition import INTEGER_FORMS
 from tvmquant.schedules.registry import considered_rules
 from tvmquant.schedules.space import ConfigError
@@ -86,6 +91,17 @@ def test_every_kind_of_tile_computes_the_same(w_bits, tmp_path):
     for index, config in enumerate(cover(kernel)):
         got = run_kernel(kernel.with_config(config), tmp_path, *data, reverse=index % 2 == 1)
         np.testing.assert_array_equal(got, meant, err_msg=str(config))
+
+
+def test_producers_leave_their_registers_to_the_others(tmp_path):
+    layer = replace(conv((1, 15, 20, 32), 72, (3, 3)), w_bits=4)
+    tile = {"block_m": 256, "block_n": 128, "block_k": 128, "warp_m": 256, "warp_n": 64}
+    rest = {"stages": 3, "producers": 1, "source": "registers"}
+    kernel = warpgroup_kernel(layer, HOPPER).with_config({**tile, **rest})
+    left, moved = moved_registers(layer, kernel.plan)
+    assert left + 2 * moved <= 3 * 168 < 3 * moved
+    assert moved_registers(layer, replace(kernel.plan, source="shared")) == (0, 0)
+    check(kernel, tmp_path, extreme=True)
 
 
 @settings(max_examples=8, deadline=None)

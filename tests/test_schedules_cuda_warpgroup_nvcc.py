@@ -62,12 +62,14 @@ def test_products_follow_each_other_beside_the_copies(w_bits, source, tmp_path):
     assert code.count("WARPGROUP.DEPBAR.LE gsb0, 0x0") == 1
 
 
-@pytest.mark.parametrize("w_bits", [8, pytest.param(4, marks=slow)])
+@pytest.mark.parametrize("w_bits", [pytest.param(8, marks=slow), 4])
 def test_producers_copy_and_the_others_only_multiply(w_bits, tmp_path):
     layer = dataclasses.replace(RESNET, w_bits=w_bits)
-    sizes = {"source": "shared"} if w_bits == 8 else {"block_m": 192, "warp_m": 192}
-    kernel = warpgroup_kernel(layer, HOPPER).with_config({**LARGE, **sizes, "producers": 1})
+    sizes = {"source": "shared" if w_bits == 8 else "registers", "producers": 1}
+    kernel = warpgroup_kernel(layer, HOPPER).with_config({**LARGE, **sizes})
     code = machine_code(check(kernel, tmp_path))
+    # Sums and weights together are more than each thread can have.
+    assert ("USETMAXREG" in code) == (w_bits == 4)
     assert len(products(code)) == 4
     # Weights come as bulk copies, and warps wait for each other at barriers in shared memory.
     assert "UBLKCP" in code and "SYNCS.PHASECHK" in code and "LDGSTS.E.BYPASS.128" in code

@@ -199,6 +199,23 @@ inline unsigned shared_address(const void *pointer) {
 }
 
 inline int uniform(int value) { return value; }
+
+// Only the machine has registers: what is asked for must be there, given what the others keep.
+inline int registers_kept;
+template <int COUNT>
+void registers_down() {
+  static_assert(COUNT % 8 == 0 && COUNT >= 24 && COUNT <= 256);
+  registers_kept = COUNT;
+}
+template <int COUNT>
+void registers_up() {
+  static_assert(COUNT % 8 == 0 && COUNT >= 24 && COUNT <= 256);
+  const int groups = emulator::block_size.x / 128;
+  if (registers_kept + (groups - 1) * COUNT > groups * (512 / groups / 8 * 8)) {
+    emulator::fail("more registers than a block has at its start");
+  }
+}
+
 inline void fence_async() { emulator::mine().published = true; }
 
 inline void wgmma_fence() {

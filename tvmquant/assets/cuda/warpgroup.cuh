@@ -161,12 +161,12 @@ __device__ __forceinline__ void multiply_together(typename Team<S>::Sums &acc, c
   wgmma_wait<0>();
 }
 
-// The first warpgroup brings slots in, the others multiply.
-template <class S>
-__device__ __forceinline__ void multiply_fed(typename Team<S>::Sums &acc, const Team<S> &team,
-                                             const uint8_t *__restrict__ x,
+// The first warpgroup brings slots in, the others multiply and USE the sums, each in a branch of
+// its own: with REGISTERS, those of the first one go to the others.
+template <class S, class Use>
+__device__ __forceinline__ void multiply_fed(const Team<S> &team, const uint8_t *__restrict__ x,
                                              const uint8_t *__restrict__ w, int zero_point,
-                                             bool feeds) {
+                                             bool feeds, const Use &use) {
   // Slots that are on their way while the next one is asked for.
   constexpr int LAG = S::STAGES - 2;
   uint64_t *const full = reinterpret_cast<uint64_t *>(team.xs + Shared<S>::PIPELINE);
@@ -180,6 +180,7 @@ __device__ __forceinline__ void multiply_fed(typename Team<S>::Sums &acc, const 
   }
   __syncthreads();
   if (feeds) {
+    if constexpr (S::REGISTERS > 0) registers_down<S::REGISTERS_LEFT>();
     const Loader<Feeding<S>> loader(x, team.block_m, team.group, zero_point);
     const uint8_t *weights = team.weights(w);
     auto arrive = [&](int iteration) {
@@ -202,7 +203,10 @@ __device__ __forceinline__ void multiply_fed(typename Team<S>::Sums &acc, const 
     constexpr int LEFT = Team<S>::ITERATIONS < LAG ? Team<S>::ITERATIONS : LAG;
 #pragma unroll
     for (int i = LEFT; i > 0; --i) arrive(Team<S>::ITERATIONS - i);
+    __syncthreads();
   } else {
+    if constexpr (S::REGISTERS > 0) registers_up<S::REGISTERS>();
+    typename Team<S>::Sums acc = {};
     typename Team<S>::Rows a;
     for (int iteration = 0; iteration < Team<S>::ITERATIONS; ++iteration) {
       const int slot = iteration % S::STAGES;
@@ -215,6 +219,8 @@ __device__ __forceinline__ void multiply_fed(typename Team<S>::Sums &acc, const 
       team.multiply(acc, a, slot, freed, [] {});
     }
     wgmma_wait<0>();
+    __syncthreads();  // the slots have been read: their memory is free
+    use(acc);
   }
 }
 
@@ -229,13 +235,6 @@ __device__ __forceinline__ void warpgroup_gemm(
   shared += -shared_address(shared) & 1023;
   const int number = uniform(threadIdx.x / 128) - S::PRODUCERS;
   const Team<S> team(shared, number);
-  typename Team<S>::Sums acc = {};
-  if constexpr (S::PRODUCERS) {
-    multiply_fed<S>(acc, team, x, w, qinfo[0], number < 0);
-  } else {
-    multiply_together<S>(acc, team, x, w, qinfo[0]);
-  }
-  __syncthreads();  // the slots have been read: their memory is free
 
   constexpr int SHIFT = Weights<S>::SHIFT;
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32 % 4;
@@ -247,7 +246,7 @@ __device__ __forceinline__ void warpgroup_gemm(
                     0,
                     0};
   const Sink<S> to = sink<S>(place, qinfo, other, out, shared);
-  if (number >= 0) {
+  auto put = [&](const typename Team<S>::Sums &acc) {
 #pragma unroll
     for (int i = 0; i < P::TILES; ++i) {
       const int column = place.column + i * 64 + warp * 16 + lane / 4 * 2;
@@ -259,6 +258,14 @@ __device__ __forceinline__ void warpgroup_gemm(
         to.template put<SHIFT>(acc[i][at], acc[i][at + 2], constants, row, column);
       }
     }
+  };
+  if constexpr (S::PRODUCERS) {
+    multiply_fed<S>(team, x, w, qinfo[0], number < 0, put);
+  } else {
+    typename Team<S>::Sums acc = {};
+    multiply_together<S>(acc, team, x, w, qinfo[0]);
+    __syncthreads();  // the slots have been read: their memory is free
+    put(acc);
   }
   to.finish();
 }

@@ -31,6 +31,7 @@ from tvmquant.schedules.cuda.warpgroup_plan import (
     choose_warpgroup,
     estimate_warpgroup,
     known_warpgroup_plans,
+    moved_registers,
     warpgroup_plans,
     warpgroup_registers,
 )
@@ -96,6 +97,7 @@ class WarpgroupKernel:
             **geometry(w),
             **{key.upper(): getattr(p, key) for key in SIZES},
             "PRODUCERS": p.producers,
+            **dict(zip(("REGISTERS_LEFT", "REGISTERS"), moved_registers(w, p))),
             "SLICES": 1,
             "W_BITS": p.w_bits,
             "IN_REGISTERS": int(p.source == "registers"),

@@ -34,6 +34,8 @@ _SLOT, _COPY, _BYTE, _OUTPUT, _ALONE = 60, 8, 25, 9, 3
 _MEMORY_LATENCY, _BARRIER, _HANDOVER, _START = 500, 60, 20, 600
 # Registers that a thread may have, and those that everything but the tile needs.
 _REGISTERS, _FILE, _OVERHEAD = 216, 65536, 40
+# Those that producers keep beside their rows, where the others need theirs.
+_LEFT = 24
 
 
 @dataclass(frozen=True)
@@ -179,19 +181,36 @@ def _fits(workload: Workload, plan: WarpgroupPlan, arch: Arch) -> bool:
     vectors = plan.block_k // vector_of(workload, plan)
     if plan.feeding % vectors or plan.block_m % (plan.feeding // vectors):
         return False
-    # Registers are given out by eight.
-    most = min(_REGISTERS, _FILE // plan.threads // 8 * 8)
-    return warpgroup_registers(workload, plan) <= most
+    needed = warpgroup_registers(workload, plan)
+    return needed <= min(_REGISTERS, max(_most(plan), moved_registers(workload, plan)[1]))
+
+
+def _most(plan: WarpgroupPlan) -> int:
+    """Registers that every thread can have; they are given out by eight."""
+    return _FILE // plan.threads // 8 * 8
+
+
+def moved_registers(workload: Workload, plan: WarpgroupPlan) -> tuple[int, int]:
+    """Registers of producers and of those that multiply, where these need more; else zeros."""
+    if not plan.producers or warpgroup_registers(workload, plan) <= _most(plan):
+        return 0, 0
+    groups = plan.threads // _THREADS
+    left = max(40, -(-(_row_registers(workload, plan) + _LEFT) // 8) * 8)
+    return left, (groups * _most(plan) - left) // (groups - 1) // 8 * 8
+
+
+def _row_registers(workload: Workload, plan: WarpgroupPlan) -> int:
+    """Registers that a thread remembers its rows of activations in."""
+    vector = vector_of(workload, plan)
+    each = 3 if math.prod(workload.x_shape) < 1 << 32 else 6
+    return each * (plan.block_m * plan.block_k // vector // plan.feeding) if vector >= 4 else 0
 
 
 def warpgroup_registers(workload: Workload, plan: WarpgroupPlan) -> int:
     """Registers that a thread is expected to need."""
     tiles = plan.warp_n // ROWS
     weights = tiles * plan.block_k // 8 if plan.source == "registers" else 0
-    vector = vector_of(workload, plan)
-    each = 3 if math.prod(workload.x_shape) < 1 << 32 else 6
-    rows = plan.block_m * plan.block_k // vector // plan.feeding if vector >= 4 else 0
-    multiplying, feeding = tiles * plan.warp_m // 2 + weights, each * rows
+    multiplying, feeding = tiles * plan.warp_m // 2 + weights, _row_registers(workload, plan)
     both = max(multiplying - 8, feeding) if plan.producers else multiplying + feeding
     return both + _OVERHEAD
 
