@@ -29,6 +29,16 @@ def test_a_spike_in_a_low_bin_is_no_threshold():
     assert best_threshold(counts, 16) > 2000
 
 
+@pytest.mark.parametrize("levels", [16, 256])
+@pytest.mark.parametrize("at", [15, 300, 900])
+def test_a_value_that_comes_again_and_again_hides_no_clipping(at, levels):
+    values = np.abs(np.random.default_rng(1).laplace(size=10**6))
+    counts = np.histogram(values, 4096, (0, values.max()))[0].astype(float)
+    plain = best_threshold(counts, levels)
+    counts[at] += 10**6
+    assert best_threshold(counts, levels) == pytest.approx(plain, rel=0.25)
+
+
 def test_a_far_outlier_is_cut_off():
     values = np.concatenate([np.random.default_rng(0).standard_normal(20000), [1000.0]])
     low, high = filled(EntropyEstimator(), values).range(8, False)

@@ -8,6 +8,8 @@ from tvmquant.calibration.histogram import HistogramEstimator
 
 # Thresholds that are tried; the histogram has at least 2048 bins.
 _CANDIDATES = 512
+# A bin is capped at so many times the median around it, unless it has less than a share of all.
+_AROUND, _ATOM, _SHARE = 65, 4, 1e-3
 
 
 class EntropyEstimator(HistogramEstimator):
@@ -47,6 +49,7 @@ def best_threshold(counts: np.ndarray, levels: int) -> int:
     counts[0] = counts[1] if bins > 1 else counts[0]
     if bins <= levels or counts.sum() == 0:
         return bins
+    counts = _without_atoms(counts)
     # Of a few bins one may hold nearly all, as the last one does when everything else is clipped:
     # they are alike and say nothing.
     half = int(np.searchsorted(np.cumsum(counts), counts.sum() / 2)) + 1
@@ -55,6 +58,17 @@ def best_threshold(counts: np.ndarray, levels: int) -> int:
     # Of equal ones the widest: it clips least.
     best = len(tried) - 1 - int(np.argmin(divergences[::-1]))
     return int(tried[best])
+
+
+def _without_atoms(counts: np.ndarray) -> np.ndarray:
+    """Cap bins that hold far more than those around them.
+
+    A single value that comes again and again (a constant background) makes such a bin. As the last
+    one it would hide that everything above it was put there, too.
+    """
+    padded = np.pad(counts, _AROUND // 2, mode="edge")
+    around = np.median(np.lib.stride_tricks.sliding_window_view(padded, _AROUND), axis=-1)
+    return np.minimum(counts, np.maximum(_ATOM * around, _SHARE * counts.sum()))
 
 
 def _divergence(counts: np.ndarray, kept: int, levels: int) -> float:
