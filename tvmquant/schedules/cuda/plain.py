@@ -10,14 +10,14 @@ from typing import Any
 import numpy as np
 
 from tvmquant.schedules.cuda.geometry import (
+    channel_constants,
     definition,
     flavours,
     geometry,
+    integer_arguments,
     name_of,
     requantize_arguments,
     residual_argument,
-    channel_constants,
-    integer_arguments,
 )
 from tvmquant.schedules.cuda.launch import Launch
 from tvmquant.schedules.cuda.source import settings, with_headers
