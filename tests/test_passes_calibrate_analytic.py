@@ -1,11 +1,13 @@
 """Ranges of a graph from its batch norms."""
 
+import warnings
+
 import numpy as np
 import pytest
 from batch_norm_tools import pictures, residual
 from networks import Net, interpret
 
-from tvmquant.errors import RecipeError
+from tvmquant.errors import CalibrationWarning, RecipeError
 from tvmquant.frontend import load_model
 from tvmquant.graph import Graph, const_value, name_of
 from tvmquant.passes.annotate import annotate
@@ -52,6 +54,26 @@ def test_the_graph_computes_what_it_did():
     pairs = [[interpret(m, list(f.values()))[0] for m in (mod, qdq)] for f in pictures(16, seed=3)]
     error = sum(np.sum((a - b) ** 2) for a, b in pairs) / sum(np.sum(a**2) for a, _ in pairs)
     assert error < 1e-2
+
+
+@pytest.mark.parametrize("plain", [0, 3])
+def test_many_layers_without_batch_norms_are_named(plain):
+    net = Net()
+    y = net.input(1, 4, 8, 8)
+    for i in range(4):
+        y = net.conv(y, 4, 4, name=f"conv{i}")
+        if i >= plain:
+            ones = [np.full(4, value, np.float32) for value in (1, 0.1, 0, 1)]
+            y = net.op("BatchNormalization", y, *ones)
+        y = net.op("Relu", y)
+    recipe = find_recipe("data_free")
+    mod, norms = prepared(net.model(y), recipe)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        calibrate_analytic(mod, norms, recipe)
+    told = [str(one.message) for one in caught if one.category is CalibrationWarning]
+    assert len(told) == (plain > 0)
+    assert not told or ("3 of 4 layers have no batch norm" in told[0] and "conv0" in told[0])
 
 
 def test_a_model_without_batch_norms_is_refused():
