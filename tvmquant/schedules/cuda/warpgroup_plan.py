@@ -34,8 +34,8 @@ _SLOT, _COPY, _BYTE, _OUTPUT, _ALONE = 60, 8, 25, 9, 3
 _MEMORY_LATENCY, _BARRIER, _HANDOVER, _START = 500, 60, 20, 600
 # Registers that a thread may have, and those that everything but the tile needs.
 _REGISTERS, _FILE, _OVERHEAD = 216, 65536, 40
-# Those that producers keep beside their rows, where the others need theirs.
-_LEFT = 24
+# Those that producers keep beside their rows, where the others need theirs; most for the rows.
+_LEFT, _ROWS = 24, 48
 
 
 @dataclass(frozen=True)
@@ -192,10 +192,12 @@ def _most(plan: WarpgroupPlan) -> int:
 
 def moved_registers(workload: Workload, plan: WarpgroupPlan) -> tuple[int, int]:
     """Registers of producers and of those that multiply, where these need more; else zeros."""
-    if not plan.producers or warpgroup_registers(workload, plan) <= _most(plan):
+    rows = _row_registers(workload, plan)
+    enough = warpgroup_registers(workload, plan) <= _most(plan)
+    if not plan.producers or enough or rows > _ROWS:
         return 0, 0
     groups = plan.threads // _THREADS
-    left = max(40, -(-(_row_registers(workload, plan) + _LEFT) // 8) * 8)
+    left = max(40, -(-(rows + _LEFT) // 8) * 8)
     return left, (groups * _most(plan) - left) // (groups - 1) // 8 * 8
 
 
