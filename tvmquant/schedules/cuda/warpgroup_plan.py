@@ -197,6 +197,8 @@ def moved_registers(workload: Workload, plan: WarpgroupPlan) -> tuple[int, int]:
     if not plan.producers or enough or rows > _ROWS:
         return 0, 0
     groups = plan.threads // _THREADS
+    if groups > 4:  # too little comes to each
+        return 0, 0
     left = max(40, -(-(rows + _LEFT) // 8) * 8)
     return left, (groups * _most(plan) - left) // (groups - 1) // 8 * 8
 
