@@ -10,8 +10,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from kernel_tools import expected, make_data
+from test_schedules_addition import add, make_sum
 
 from tvmquant.schedules.cuda.source import header
+from tvmquant.schedules.linear.addition import INTEGER_FORMS
 
 EMULATOR = Path(__file__).parent / "cuda_emulator"
 
@@ -124,3 +127,24 @@ def run_kernel(kernel, folder, x, w, bias, params, qinfo, *others, reverse=False
     """
     arrays = [aligned(a) for a in (x, *kernel.pack(w, bias, params), qinfo, *others)]
     return run_arrays(kernel, folder, *arrays, reverse=reverse)
+
+
+def check_kernel(kernel, folder, seed=0, *, extreme=None, added=False, reverse=None):
+    """An integer kernel in the emulator gives the bits of the reference.
+
+    ``added``: with a residual addition, if its output can have one. What is ``None`` goes by the
+    seed: extreme values, warps in reverse.
+    """
+    extreme = seed % 2 == 1 if extreme is None else extreme
+    reverse = seed % 2 == 0 if reverse is None else reverse
+    *data, qinfo = make_data(kernel.workload, seed, extreme)
+    meant = expected(kernel.workload, *data, qinfo)
+    others = []
+    if added and kernel.workload.out_dtype == "uint8":
+        total = make_sum(qinfo, INTEGER_FORMS[seed % 3], seed=seed)
+        form, numbers = total.encode(False)
+        others = [np.random.default_rng(seed).integers(0, 256, meant.shape).astype(np.uint8)]
+        meant = add(meant, others[0], total)
+        kernel, qinfo = kernel.with_residual(form), np.concatenate([qinfo, numbers])
+    got = run_kernel(kernel, folder, *data, qinfo, *others, reverse=reverse)
+    np.testing.assert_array_equal(got, meant, err_msg=str(getattr(kernel, "plan", "")))

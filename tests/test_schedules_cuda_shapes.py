@@ -2,18 +2,14 @@
 
 from dataclasses import replace
 
-import numpy as np
-from cuda_tools import run_kernel
+from cuda_tools import check_kernel
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from kernel_tools import expected, make_data
-from test_schedules_addition import add, make_sum
 from test_schedules_cuda import FLAVOURS, conv
 from test_schedules_cuda_plain import depthwise
 
 from tvmquant.schedules.cuda.kernel import tensor_core_kernel
 from tvmquant.schedules.cuda.plain import DepthwiseKernel
-from tvmquant.schedules.linear.addition import INTEGER_FORMS
 from tvmquant.schedules.workload import Workload
 from tvmquant.targets.cuda import arch_of
 
@@ -46,20 +42,6 @@ def layers(draw):
     return workload, draw(st.sampled_from(["sm_75", "sm_80", "sm_90"]))
 
 
-def check(kernel, folder, seed, added):
-    *data, qinfo = make_data(kernel.workload, seed, extreme=seed % 2 == 1)
-    meant = expected(kernel.workload, *data, qinfo)
-    others = []
-    if added and kernel.workload.out_dtype == "uint8":
-        total = make_sum(qinfo, INTEGER_FORMS[seed % 3], seed=seed)
-        form, numbers = total.encode(False)
-        others = [np.random.default_rng(seed).integers(0, 256, meant.shape).astype(np.uint8)]
-        meant = add(meant, others[0], total)
-        kernel, qinfo = kernel.with_residual(form), np.concatenate([qinfo, numbers])
-    got = run_kernel(kernel, folder, *data, qinfo, *others, reverse=seed % 2 == 0)
-    np.testing.assert_array_equal(got, meant)
-
-
 @settings(max_examples=12, deadline=None)
 @given(layers(), st.integers(0, 10**6), st.integers(0, 99), st.booleans())
 def test_layers_of_any_shape_at_any_tile(tmp_path_factory, layer, choice, seed, added):
@@ -67,11 +49,11 @@ def test_layers_of_any_shape_at_any_tile(tmp_path_factory, layer, choice, seed, 
     kernel = tensor_core_kernel(workload, arch_of(arch))
     configs = kernel.configs()
     kernel = kernel.with_config(configs[choice % len(configs)])
-    check(kernel, tmp_path_factory.getbasetemp(), seed, added)
+    check_kernel(kernel, tmp_path_factory.getbasetemp(), seed, added=added)
 
 
 @settings(max_examples=6, deadline=None)
 @given(windows(), st.integers(1, 24), st.sampled_from(FLAVOURS), st.integers(0, 99), st.booleans())
 def test_depthwise_layers_of_any_shape(tmp_path_factory, window, channels, flavour, seed, added):
     workload = depthwise((1, 8, 7, channels), *window, requantize=flavour)
-    check(DepthwiseKernel(workload), tmp_path_factory.getbasetemp(), seed, added)
+    check_kernel(DepthwiseKernel(workload), tmp_path_factory.getbasetemp(), seed, added=added)

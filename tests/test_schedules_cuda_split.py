@@ -2,19 +2,15 @@
 
 from dataclasses import replace
 
-import numpy as np
 import pytest
-from cuda_tools import run_kernel
+from cuda_tools import check_kernel
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from kernel_tools import expected, make_data
-from test_schedules_addition import add, make_sum
 from test_schedules_cuda import BITS, FLAVOURS, conv
 from test_schedules_cuda_shapes import SMALL, windows
 
 from tvmquant.schedules.cuda.candidates import choose
 from tvmquant.schedules.cuda.kernel import TensorCoreKernel, tensor_core_kernel
-from tvmquant.schedules.linear.addition import INTEGER_FORMS
 from tvmquant.schedules.workload import Workload
 from tvmquant.targets.cuda import arch_of
 
@@ -34,18 +30,8 @@ def split_kernel(workload, arch, splits, choice=0):
 
 
 def check(kernel, folder, seed, added=False):
-    *data, qinfo = make_data(kernel.workload, seed, extreme=seed % 2 == 1)
-    meant = expected(kernel.workload, *data, qinfo)
-    others = []
-    if added and kernel.workload.out_dtype == "uint8":
-        total = make_sum(qinfo, INTEGER_FORMS[seed % 3], seed=seed)
-        form, numbers = total.encode(False)
-        others = [np.random.default_rng(seed).integers(0, 256, meant.shape).astype(np.uint8)]
-        meant = add(meant, others[0], total)
-        kernel, qinfo = kernel.with_residual(form), np.concatenate([qinfo, numbers])
     assert [name for name, *_ in kernel.scratch][-1:] == ["parts"]
-    got = run_kernel(kernel, folder, *data, qinfo, *others, reverse=seed % 2 == 0)
-    np.testing.assert_array_equal(got, meant)
+    check_kernel(kernel, folder, seed, added=added)
 
 
 @pytest.mark.parametrize("flavour", FLAVOURS)

@@ -4,11 +4,10 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from cuda_tools import run_kernel
+from cuda_tools import check_kernel, run_kernel
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from kernel_tools import expected, make_data
-from test_schedules_addition import add, make_sum
 from test_schedules_cuda import FLAVOURS, LAYERS, conv
 from test_schedules_cuda_shapes import layers
 
@@ -20,7 +19,6 @@ from tvmquant.schedules.cuda.warpgroup_plan import (
     moved_registers,
     warpgroup_plans,
 )
-from tvmquant.schedules.linear.addition import INTEGER_FORMS
 from tvmquant.schedules.registry import considered_rules
 from tvmquant.schedules.space import ConfigError
 from tvmquant.schedules.workload import Workload
@@ -31,37 +29,23 @@ HOPPER = arch_of("sm_90")
 BITS = [(8, 8), (4, 8), (2, 8), (1, 8), (4, 4)]
 
 
-def check(kernel, folder, seed=0, *, extreme=False, added=False, reverse=False):
-    *data, qinfo = make_data(kernel.workload, seed, extreme)
-    meant = expected(kernel.workload, *data, qinfo)
-    others = []
-    if added and kernel.workload.out_dtype == "uint8":
-        total = make_sum(qinfo, INTEGER_FORMS[seed % 3], seed=seed)
-        form, numbers = total.encode(False)
-        others = [np.random.default_rng(seed).integers(0, 256, meant.shape).astype(np.uint8)]
-        meant = add(meant, others[0], total)
-        kernel, qinfo = kernel.with_residual(form), np.concatenate([qinfo, numbers])
-    got = run_kernel(kernel, folder, *data, qinfo, *others, reverse=reverse)
-    np.testing.assert_array_equal(got, meant, err_msg=str(kernel.plan))
-
-
 @pytest.mark.parametrize("reverse", [False, True])
 @pytest.mark.parametrize("w_bits, x_bits", BITS)
 def test_weights_of_any_bits_are_exact(w_bits, x_bits, reverse, tmp_path):
     layer = replace(LAYERS["3x3"], w_bits=w_bits, x_bits=x_bits)
-    check(warpgroup_kernel(layer, HOPPER), tmp_path, extreme=True, reverse=reverse)
+    check_kernel(warpgroup_kernel(layer, HOPPER), tmp_path, extreme=True, reverse=reverse)
 
 
 @pytest.mark.parametrize("name", LAYERS)
 def test_every_form_of_layer_is_exact(name, tmp_path):
-    check(warpgroup_kernel(LAYERS[name], HOPPER), tmp_path, 1, extreme=True, reverse=True)
+    check_kernel(warpgroup_kernel(LAYERS[name], HOPPER), tmp_path, 1, extreme=True, reverse=True)
 
 
 @pytest.mark.parametrize("added", [False, True])
 @pytest.mark.parametrize("flavour", FLAVOURS)
 def test_every_requantization_is_exact(flavour, added, tmp_path):
     layer = replace(LAYERS["matmul"], requantize=flavour)
-    check(warpgroup_kernel(layer, HOPPER), tmp_path, 2, added=added)
+    check_kernel(warpgroup_kernel(layer, HOPPER), tmp_path, 2, added=added)
 
 
 def traits(config):
@@ -101,7 +85,7 @@ def test_producers_leave_their_registers_to_the_others(tmp_path):
     left, moved = moved_registers(layer, kernel.plan)
     assert left + 2 * moved <= 3 * 168 < 3 * moved
     assert moved_registers(layer, replace(kernel.plan, source="shared")) == (0, 0)
-    check(kernel, tmp_path, extreme=True)
+    check_kernel(kernel, tmp_path, extreme=True)
 
 
 @settings(max_examples=8, deadline=None)
@@ -112,7 +96,7 @@ def test_layers_of_any_shape_at_any_tile(tmp_path_factory, layer, choice, seed, 
     configs = kernel.configs()
     kernel = kernel.with_config(configs[choice % len(configs)])
     folder = tmp_path_factory.getbasetemp()
-    check(kernel, folder, seed, extreme=seed % 2 == 1, added=added, reverse=seed % 4 < 2)
+    check_kernel(kernel, folder, seed, extreme=seed % 2 == 1, added=added, reverse=seed % 4 < 2)
 
 
 LARGE = [
