@@ -14,6 +14,7 @@ from simulated_gpu import GONE, HOW, NAME, seconds_of, simulated
 from tuning_tools import HOST, FakeBuilders
 
 import tvmquant
+import tvmquant.compiler  # before anything is patched: it is loaded when it is first used
 from tvmquant.cli import main
 from tvmquant.errors import InputError, RemoteError, TargetError
 from tvmquant.remote.address import Address
