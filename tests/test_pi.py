@@ -177,7 +177,11 @@ def test_python_on_the_pi_loads_bundles_and_refuses_others(
     assert features == "neon" and "this processor lacks dotprod" in said
 
 
-@pytest.mark.parametrize("precision", PRECISIONS)
+# The other precisions take minutes and run on the network of the demo anyway.
+@pytest.mark.parametrize(
+    "precision",
+    [p if p in ("w8a8", "w4a4") else pytest.param(p, marks=pytest.mark.slow) for p in PRECISIONS],
+)
 def test_efficientnet_lite0(pi, tmp_path, precision):
     if not LITE0.is_file():
         pytest.skip("the shared EfficientNet-Lite0 is not beside this checkout")

@@ -33,6 +33,7 @@ FETCHED = [
 RECURRENT = {"dtln_1_lstm": "LSTM", "nsnet2_gru": "GRU"}
 
 pytestmark = pytest.mark.skipif(not MODELS.is_dir(), reason="needs ../shared/models")
+slow = pytest.mark.slow
 
 
 def fetched(name: str) -> Path:
@@ -72,7 +73,7 @@ def test_recurrent_networks_are_refused_by_name(name):
         tvmquant.compile(fetched(name), calibration=[recorded(name)[0]])
 
 
-@pytest.mark.parametrize("bits", [8, "w4a8", 4, 2, 1])
+@pytest.mark.parametrize("bits", [8, 4, *(pytest.param(b, marks=slow) for b in ("w4a8", 2, 1))])
 def test_efficientnet_equals_the_interpreter_bit_for_bit(bits):
     inputs, _ = recorded("efficientnet_lite0")
     quantized = tvmquant.quantize(EFFICIENTNET, bits, calibration=[inputs])
@@ -84,7 +85,9 @@ def test_efficientnet_equals_the_interpreter_bit_for_bit(bits):
     assert all(layer.weight_bits for layer in model.layers if layer.macs)
 
 
-@pytest.mark.parametrize("bits, limit", [(8, 6_000_000), (4, 4_000_000)])
+@pytest.mark.parametrize(
+    "bits, limit", [pytest.param(8, 6_000_000, marks=slow), (4, 4_000_000)]
+)
 def test_efficientnet_library_is_packed(bits, limit, tmp_path):
     inputs, _ = recorded("efficientnet_lite0")
     model = tvmquant.compile(EFFICIENTNET, bits=bits, calibration=[inputs])

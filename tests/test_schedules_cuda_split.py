@@ -65,7 +65,7 @@ def layers(draw):
     return workload, draw(st.sampled_from(["sm_75", "sm_80", "sm_90"]))
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=6, deadline=None)
 @given(layers(), st.sampled_from([2, 3, 4, 16]), st.integers(0, 10**6), st.integers(0, 99))
 def test_layers_of_any_shape(tmp_path_factory, layer, splits, choice, seed):
     kernel = split_kernel(*layer, splits, choice)
