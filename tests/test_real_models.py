@@ -85,9 +85,7 @@ def test_efficientnet_equals_the_interpreter_bit_for_bit(bits):
     assert all(layer.weight_bits for layer in model.layers if layer.macs)
 
 
-@pytest.mark.parametrize(
-    "bits, limit", [pytest.param(8, 6_000_000, marks=slow), (4, 4_000_000)]
-)
+@pytest.mark.parametrize("bits, limit", [pytest.param(8, 6_000_000, marks=slow), (4, 4_000_000)])
 def test_efficientnet_library_is_packed(bits, limit, tmp_path):
     inputs, _ = recorded("efficientnet_lite0")
     model = tvmquant.compile(EFFICIENTNET, bits=bits, calibration=[inputs])
