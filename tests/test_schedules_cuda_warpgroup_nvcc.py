@@ -10,6 +10,8 @@ from test_schedules_cuda_nvcc import LINE, PAIR, RESNET, cubin, machine_code
 from test_schedules_cuda_warpgroup import BITS, FLAVOURS, HOPPER, cover
 
 from tvmquant.schedules.cuda.warpgroup import warpgroup_kernel
+from tvmquant.schedules.cuda.warpgroup_plan import warpgroup_plans
+from tvmquant.schedules.workload import Workload
 
 pytestmark = pytest.mark.skipif(not shutil.which("nvcc"), reason="nvcc is not installed")
 slow = pytest.mark.slow
@@ -105,3 +107,14 @@ def test_every_kind_of_tile_compiles_without_spills(w_bits, tmp_path):
     kernel = warpgroup_kernel(dataclasses.replace(RESNET, w_bits=w_bits), HOPPER)
     for config in cover(kernel):
         check(kernel.with_config(config), tmp_path)
+
+
+@pytest.mark.parametrize("source", ["shared", "registers"])
+def test_the_widest_product_of_the_most_threads_compiles(source, tmp_path):
+    # ptxas wants all registers of a product before any are moved between warpgroups.
+    layer = Workload("matmul", (8192, 8192), (8192, 8192))
+    kernel = warpgroup_kernel(layer, HOPPER)
+    plans = (p for p in warpgroup_plans(layer, HOPPER) if p.source == source and p.producers)
+    plan = max(plans, key=lambda p: (p.threads >= 512, p.warp_m, p.stages))
+    assert plan.threads == 512
+    check(dataclasses.replace(kernel, plan=plan), tmp_path)

@@ -36,6 +36,8 @@ _MEMORY_LATENCY, _BARRIER, _HANDOVER, _START = 500, 60, 20, 600
 _REGISTERS, _FILE, _OVERHEAD = 216, 65536, 40
 # Those that producers keep beside their rows, where the others need theirs; most for the rows.
 _LEFT, _ROWS = 24, 48
+# Registers that a product names beside its sums, and what lies around them.
+_NAMED = 30
 
 
 @dataclass(frozen=True)
@@ -180,6 +182,9 @@ def _fits(workload: Workload, plan: WarpgroupPlan, arch: Arch) -> bool:
         return False
     vectors = plan.block_k // vector_of(workload, plan)
     if plan.feeding % vectors or plan.block_m % (plan.feeding // vectors):
+        return False
+    # One product names all its registers, and ptxas wants them before any are moved.
+    if plan.warp_m // 2 + _NAMED > _most(plan):
         return False
     needed = warpgroup_registers(workload, plan)
     return needed <= min(_REGISTERS, max(_most(plan), moved_registers(workload, plan)[1]))
