@@ -25,6 +25,7 @@ class OurLayer:
         import tvm
 
         from tvmquant import reference
+        from tvmquant.schedules.meaning import integer_layer
         from tvmquant.schedules.selection import KernelTable, expansion_of, label_of
 
         device = limits.device()
@@ -50,7 +51,8 @@ class OurLayer:
         ]
         self.function = compiled(tvm, kernel.prim_func(), device)
         self.run()
-        self.exact = bool(np.array_equal(self.out.numpy(), _expected(data, workload, params)))
+        wanted = integer_layer(workload, data.x, data.w, data.bias, params, qinfo)
+        self.exact = bool(np.array_equal(self.out.numpy(), wanted))
 
     def run(self) -> Any:
         self.function(*self.arguments)
@@ -84,28 +86,3 @@ def compiled(tvm: Any, func: Any, device: Any) -> Any:
     """A kernel's function, built."""
     named = func.with_attr("global_symbol", "layer")
     return tvm.compile(tvm.IRModule({"layer": named}), target=device.target)["layer"]
-
-
-def _expected(data: LayerData, workload: Any, params: Any) -> np.ndarray:
-    from tvmquant import reference
-
-    end = {
-        "requantize_flavour": "float",
-        "out_zero_point": OUT_ZERO_POINT,
-        "out_min": 0,
-        "out_max": 255,
-    }
-    if data.layer.is_matmul:
-        return reference.matmul(data.x, data.w, data.bias, params, **end)
-    return reference.conv2d(
-        data.x,
-        data.w,
-        data.bias,
-        params,
-        strides=workload.strides,
-        padding=workload.padding,
-        dilation=workload.dilation,
-        groups=workload.groups,
-        x_zero_point=X_ZERO_POINT,
-        **end,
-    )

@@ -11,10 +11,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from kernel_tools import expected, make_data
-from test_schedules_addition import add, make_sum
+from test_schedules_addition import make_sum
 
 from tvmquant.schedules.cuda.source import header
 from tvmquant.schedules.linear.addition import INTEGER_FORMS
+from tvmquant.schedules.meaning import with_sum
 
 EMULATOR = Path(__file__).parent / "cuda_emulator"
 
@@ -144,7 +145,7 @@ def check_kernel(kernel, folder, seed=0, *, extreme=None, added=False, reverse=N
         total = make_sum(qinfo, INTEGER_FORMS[seed % 3], seed=seed)
         form, numbers = total.encode(False)
         others = [np.random.default_rng(seed).integers(0, 256, meant.shape).astype(np.uint8)]
-        meant = add(meant, others[0], total)
+        meant = with_sum(meant, others[0], total)
         kernel, qinfo = kernel.with_residual(form), np.concatenate([qinfo, numbers])
     got = run_kernel(kernel, folder, *data, qinfo, *others, reverse=reverse)
     np.testing.assert_array_equal(got, meant, err_msg=str(getattr(kernel, "plan", "")))

@@ -14,6 +14,7 @@ from benchmarks.gpu.__main__ import main
 from benchmarks.gpu.bare import data, summary
 from benchmarks.gpu.cases import Case, conv, matmul, weight_only
 from tvmquant import reference
+from tvmquant.schedules.meaning import integer_layer
 from tvmquant.schedules.workload import Workload
 from tvmquant.targets import get_device
 from tvmquant.tuning.candidates import Candidate, candidates
@@ -58,7 +59,7 @@ def test_digests_tell_rows_apart():
 def test_rows_of_large_layers_are_those_of_the_whole(workload):
     arrays = expected.large(Case("conv", "x", "w8a8", workload), 1)
     given = (arrays.x, arrays.weight, arrays.bias, arrays.params)
-    whole = expected.integers(workload, *given, arrays.after["qinfo"])
+    whole = integer_layer(workload, *given, arrays.after["qinfo"])
     rows = whole.reshape(-1, whole.shape[-1])[arrays.rows]
     np.testing.assert_array_equal(arrays.expected, rows)
     assert len(np.unique(rows)) > 50

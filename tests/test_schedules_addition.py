@@ -15,6 +15,7 @@ from tvmquant import reference
 from tvmquant.schedules.bits.kernel import BitsKernel, plans
 from tvmquant.schedules.linear.addition import FMA_OTHER, FMA_OWN, INTEGER_FORMS, Sum
 from tvmquant.schedules.linear.kernel import dense
+from tvmquant.schedules.meaning import with_sum
 from tvmquant.schedules.selection import KernelTable
 from tvmquant.schedules.winograd.choose import METHODS
 from tvmquant.schedules.workload import Workload
@@ -32,22 +33,6 @@ def make_sum(qinfo, flavour="float", multipliers=(1 << 21, 1234567), seed=0, sca
     return Sum(flavour, params, int(qinfo[1]), points[0], *multipliers, points[1], low, high)
 
 
-def add(own, other, total):
-    return reference.add(
-        own,
-        other,
-        total.params,
-        a_zero_point=total.own_zero_point,
-        b_zero_point=total.other_zero_point,
-        a_multiplier=total.own_multiplier,
-        b_multiplier=total.other_multiplier,
-        requantize_flavour=total.flavour,
-        out_zero_point=total.zero_point,
-        out_min=total.low,
-        out_max=total.high,
-    )
-
-
 def check(kernel, device, total, seed=0, fma=True):
     """``kernel`` is the one without the addition."""
     *data, qinfo = make_data(kernel.workload, seed)
@@ -60,7 +45,7 @@ def check(kernel, device, total, seed=0, fma=True):
     assert fused.name != kernel.name and fused.label == kernel.label
     got = run(fused, device, *data, np.concatenate([qinfo, numbers]), other)
     own = expected(kernel.workload, *data, qinfo)
-    np.testing.assert_array_equal(got, add(own, other, total), err_msg=fused.name)
+    np.testing.assert_array_equal(got, with_sum(own, other, total), err_msg=fused.name)
     return form
 
 
@@ -136,7 +121,9 @@ def test_multiply_add_rounds_like_the_integers(factor, scale, swap, zero_point):
     # The sum is exact in float64, so one rounding to float32 is what an FMA does.
     fused = (a * np.float64(multiplier) + b).astype(np.float32) * parameter
     got = np.clip(np.rint(fused) + total.zero_point, total.low, total.high)
-    np.testing.assert_array_equal(got, add(own.astype(np.uint8), other.astype(np.uint8), total))
+    np.testing.assert_array_equal(
+        got, with_sum(own.astype(np.uint8), other.astype(np.uint8), total)
+    )
 
 
 def test_sums_that_kernels_cannot_hold_are_refused():

@@ -6,13 +6,14 @@ import numpy as np
 import pytest
 from cuda_tools import run_kernel
 from kernel_tools import expected, make_data
-from test_schedules_addition import add, make_sum
+from test_schedules_addition import make_sum
 from test_schedules_cuda import conv
 from test_schedules_cuda_plain import depthwise
 
 from tvmquant.schedules.cuda.kernel import tensor_core_kernel
 from tvmquant.schedules.cuda.plain import DepthwiseKernel
 from tvmquant.schedules.linear.addition import INTEGER_FORMS
+from tvmquant.schedules.meaning import with_sum
 from tvmquant.schedules.selection import KernelTable
 from tvmquant.schedules.workload import Workload
 from tvmquant.targets import get_device
@@ -35,7 +36,7 @@ def check(kernel, form, multipliers, folder, seed=0):
     given = np.concatenate([qinfo, numbers])
     got = run_kernel(fused, folder, *data, given, other)
     own = expected(kernel.workload, *data, qinfo)
-    np.testing.assert_array_equal(got, add(own, other, total))
+    np.testing.assert_array_equal(got, with_sum(own, other, total))
 
 
 # Channels that are stored 16, 8, 4 bytes and one byte at a time.

@@ -8,9 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from kernel_tools import expected, make_data
 from neon_tools import Program, arm_device, conv, needs_emulator
-from test_schedules_addition import FLAVOURS, MULTIPLIERS, add, make_sum
+from test_schedules_addition import FLAVOURS, MULTIPLIERS, make_sum
 
 from tvmquant.schedules.linear.addition import INTEGER_FORMS
+from tvmquant.schedules.meaning import with_sum
 from tvmquant.schedules.neon import DirectKernel, NeonWinogradKernel
 from tvmquant.schedules.neon.winograd.plan import method, methods, variants
 from tvmquant.schedules.selection import KernelTable
@@ -36,7 +37,7 @@ def check(isa, kernels, totals, folder, seed=0):
         constants = fused.pack(*data[1:])
         numbers = np.concatenate([qinfo, numbers])
         number = program.kernel(fused, data[0], constants, numbers, other)
-        wanted[number] = fused.name, add(expected(kernel.workload, *data, qinfo), other, total)
+        wanted[number] = fused.name, with_sum(expected(kernel.workload, *data, qinfo), other, total)
     got = program.run(folder)
     for number, (name, values) in wanted.items():
         np.testing.assert_array_equal(got[number], values, err_msg=name)

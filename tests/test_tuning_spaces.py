@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from tuning_tools import CONV, HOST
 
-from tvmquant import reference
 from tvmquant.schedules.linear import cannot_saturate
+from tvmquant.schedules.meaning import integer_layer
 from tvmquant.schedules.registry import named_rules
 from tvmquant.schedules.space import ConfigError, configs_of, configured, estimate_of
 from tvmquant.schedules.winograd import weight_bound
@@ -54,23 +54,7 @@ WORKLOADS = {
 def expected(workload):
     """The NumPy reference on the data that the tuner measures with."""
     case = make_case(workload)
-    x_zero_point, out_zero_point, low, high = (int(v) for v in case.qinfo)
-    end = {
-        "requantize_flavour": workload.requantize,
-        "out_zero_point": out_zero_point,
-        "out_min": low,
-        "out_max": high,
-    }
-    if workload.op == "matmul":
-        return reference.matmul(case.x, case.weight, case.bias, case.params, **end)
-    geometry = {name: getattr(workload, name) for name in ("strides", "padding", "dilation")}
-    return reference.conv2d(
-        *(case.x, case.weight, case.bias, case.params),
-        **geometry,
-        groups=workload.groups,
-        x_zero_point=x_zero_point,
-        **end,
-    )
+    return integer_layer(workload, case.x, case.weight, case.bias, case.params, case.qinfo)
 
 
 def sample(space, count=4):

@@ -11,6 +11,7 @@ from benchmarks.gpu.cases import Case
 from tvmquant import reference
 from tvmquant.reference.weight_only import dequantize_groups
 from tvmquant.schedules.linear.addition import Sum
+from tvmquant.schedules.meaning import integer_layer, with_sum
 from tvmquant.schedules.workload import Workload
 
 
@@ -61,7 +62,7 @@ def small(case: Case, seed: int) -> Arrays:
     qinfo = np.array([rng.integers(0, top + 1), rng.integers(0, 256), low, high], np.int32)
     params = reference.make_requantize_params(multiplier, workload.requantize)
     given = (x.astype(np.uint8), weight.astype(np.int8), bias, params)
-    expected = integers(workload, *given, qinfo)
+    expected = integer_layer(workload, *given, qinfo)
     if not case.residual:
         return Arrays(*given, {"qinfo": qinfo}, expected)
     scale = np.array([rng.uniform(0.4, 1.6) / (1 << 21)])
@@ -78,7 +79,7 @@ def small(case: Case, seed: int) -> Arrays:
     assert form == case.residual
     other = rng.integers(0, 256, workload.out_shape).astype(np.uint8)
     after = {"qinfo": np.concatenate([qinfo, numbers]), "other": other}
-    return Arrays(*given, after, _added(expected, other, total))
+    return Arrays(*given, after, with_sum(expected, other, total))
 
 
 def large(case: Case, seed: int) -> Arrays:
@@ -97,7 +98,7 @@ def large(case: Case, seed: int) -> Arrays:
     meant = Workload(
         "matmul", flat.shape, (len(weight), flat.shape[1]), requantize=workload.requantize
     )
-    rows = integers(meant, flat, weight.reshape(len(weight), -1), bias, params, qinfo)
+    rows = integer_layer(meant, flat, weight.reshape(len(weight), -1), bias, params, qinfo)
     return Arrays(x, weight, bias, params, {"qinfo": qinfo}, rows, picked)
 
 
@@ -117,38 +118,6 @@ def patches(workload: Workload, x: np.ndarray, zero_point: int, rows: np.ndarray
     return np.where(inside[..., None], taken, zero_point).reshape(len(rows), -1).astype(x.dtype)
 
 
-def integers(
-    workload: Workload,
-    x: np.ndarray,
-    weight: np.ndarray,
-    bias: np.ndarray,
-    params: tuple[np.ndarray, ...],
-    qinfo: np.ndarray,
-) -> np.ndarray:
-    """What an integer layer computes."""
-    x_zero_point, out_zero_point, low, high = (int(v) for v in qinfo)
-    end = {
-        "requantize_flavour": workload.requantize,
-        "out_zero_point": out_zero_point,
-        "out_min": low,
-        "out_max": high,
-    }
-    if workload.op == "matmul":
-        return reference.matmul(x, weight, bias, params, **end)
-    return reference.conv2d(
-        x,
-        weight,
-        bias,
-        params,
-        strides=workload.strides,
-        padding=workload.padding,
-        dilation=workload.dilation,
-        groups=workload.groups,
-        x_zero_point=x_zero_point,
-        **end,
-    )
-
-
 def _epilogue(workload: Workload, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     """Bias, and multipliers that bring the sums to some 60 steps of the output."""
     bits = workload.x_bits + workload.w_bits
@@ -157,22 +126,6 @@ def _epilogue(workload: Workload, rng: np.random.Generator) -> tuple[np.ndarray,
     outputs = workload.w_shape[0]
     bias = rng.integers(-reach, reach, outputs).astype(np.int32)
     return bias, 60 / spread * 2.0 ** rng.uniform(-2, 2, outputs)
-
-
-def _added(own: np.ndarray, other: np.ndarray, total: Sum) -> np.ndarray:
-    return reference.add(
-        own,
-        other,
-        total.params,
-        a_zero_point=total.own_zero_point,
-        b_zero_point=total.other_zero_point,
-        a_multiplier=total.own_multiplier,
-        b_multiplier=total.other_multiplier,
-        requantize_flavour=total.flavour,
-        out_zero_point=total.zero_point,
-        out_min=total.low,
-        out_max=total.high,
-    )
 
 
 def _floating(
@@ -189,7 +142,7 @@ def _floating(
     bias = rng.integers(-8, 8, outputs)
     meant = {"op": workload.op.removesuffix("_float"), "requantize": "none"}
     plain = Workload(**{**vars(workload), **meant})
-    whole = integers(plain, x, weight, bias, (), np.zeros(4, np.int32))
+    whole = integer_layer(plain, x, weight, bias, (), np.zeros(4, np.int32))
     given = (a.astype(np.float32) for a in (x, weight, bias))
     return Arrays(*given, (), {}, whole.astype(np.float32))
 

@@ -251,7 +251,7 @@ class _Search:
 
     def _analyse(self, model: QuantizedModel, names: list[str]) -> SensitivityReport:
         batches = self.goal.batches[:_SAMPLES]
-        return measured(model, batches, self.progress, names=names).report()
+        return measured(model, batches, self.progress, layers=names).report()
 
     def _report(
         self, names: list[str], start: float, reached: float, raised: Sequence[RaisedLayer] = ()

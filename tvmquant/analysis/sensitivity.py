@@ -71,22 +71,22 @@ def measured(
     batches: Sequence[list[np.ndarray]],
     progress: Progress | None = None,
     check: Callable[[list[np.ndarray], list[np.ndarray]], None] | None = None,
-    names: Collection[str] | None = None,
+    layers: Collection[str] | None = None,
 ) -> Measurement:
     """Measure on all batches.
 
-    ``check`` gets the inputs and the integer network's outputs; only the layers ``names`` are
-    quantized alone, by default all.
+    ``check`` gets the inputs and the integer network's outputs; ``layers`` are the names of those
+    that are quantized alone, by default all.
     """
     measurement = Measurement(model)
-    per_batch = len(measurement.pairing.layers if names is None else names)
+    per_batch = len(measurement.pairing.layers if layers is None else layers)
     for index, inputs in enumerate(batches):
 
         def report(done: int, before: int = index * per_batch) -> None:
             if progress:
                 progress("measure", before + done, len(batches) * per_batch)
 
-        outputs = measurement.add(inputs, report, names)
+        outputs = measurement.add(inputs, report, layers)
         if check is not None:
             check(inputs, outputs)
     return measurement

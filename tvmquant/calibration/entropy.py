@@ -53,7 +53,7 @@ def best_threshold(counts: np.ndarray, levels: int) -> int:
     # Of a few bins one may hold nearly all, as the last one does when everything else is clipped:
     # they are alike and say nothing.
     half = int(np.searchsorted(np.cumsum(counts), counts.sum() / 2)) + 1
-    tried = np.unique(np.linspace(max(levels, min(half, bins)), bins, _CANDIDATES).astype(int))
+    tried = np.unique(np.linspace(max(levels, half), bins, _CANDIDATES).astype(int))
     divergences = [_divergence(counts, int(kept), levels) for kept in tried]
     # Of equal ones the widest: it clips least.
     best = len(tried) - 1 - int(np.argmin(divergences[::-1]))

@@ -15,13 +15,13 @@ from tvmquant.graph import Graph, name_of
 from tvmquant.ops import is_op
 from tvmquant.passes.batch_norms import Norms, require_batch_norms
 from tvmquant.passes.calibrate import insert_qdq
+from tvmquant.passes.coverage import listed
 from tvmquant.passes.observers import observed_key
 from tvmquant.passes.propagate import propagate
 from tvmquant.recipe import Recipe
 
-# Share of the layers that may be without a batch norm, and names in a message.
+# Share of the layers that may be without a batch norm.
 _BLIND = 0.2
-_NAMES = 3
 
 
 def calibrate_analytic(mod: tvm.IRModule, norms: Norms, recipe: Recipe) -> tvm.IRModule:
@@ -69,11 +69,10 @@ def _warn_of_guesses(mod: tvm.IRModule, norms: Norms) -> None:
     ]
     # A classifier never has one.
     if len(blind) > max(1, _BLIND * len(layers)):
-        named = ", ".join(blind[:_NAMES]) + (", ..." if len(blind) > _NAMES else "")
         warnings.warn(
-            f"{len(blind)} of {len(layers)} layers have no batch norm ({named}): their ranges are "
-            "derived from those before them and may be far off; give calibration data and "
-            "another recipe if you can",
+            f"{len(blind)} of {len(layers)} layers have no batch norm ({listed(blind)}): their "
+            "ranges are derived from those before them and may be far off; give calibration data "
+            "and another recipe if you can",
             CalibrationWarning,
             stacklevel=5,
         )

@@ -53,30 +53,26 @@ def warn_of_floats(simplified: tvm.IRModule, mod: tvm.IRModule, recipe: Recipe) 
     names = layer_names(simplified)
     if not names:
         _warn("nothing is quantized: the model has no convolution and no matrix product")
-    elif all(rule_leaves(recipe, name) for name in names):
+    elif not any(recipe.bits_for(name).quantize for name in names):
         _warn("nothing is quantized: the rules of the recipe leave all layers in float")
     elif recipe.activations.bits > 8:
         _warn(
             f"nothing is quantized: {recipe.precision} quantizes the weights of matrix products, "
-            f"the model has only convolutions ({_listed(names)}); 8-bit activations quantize them"
+            f"the model has only convolutions ({listed(names)}); 8-bit activations quantize them"
         )
     else:
-        _warn(f"nothing is quantized: none of the layers ({_listed(names)}) could be")
-
-
-def rule_leaves(recipe: Recipe, name: str) -> bool:
-    """Whether the recipe leaves the layer ``name`` in float."""
-    return not recipe.bits_for(name).quantize
+        _warn(f"nothing is quantized: none of the layers ({listed(names)}) could be")
 
 
 def _alike(pattern: str, names: Sequence[str]) -> str:
     if not names:
         return "the model has no layers with weights"
     close = difflib.get_close_matches(pattern, names, _NAMES, 0.4) or names[:_NAMES]
-    return f"there are {len(names)}, for example {_listed(close)} (tvmquant inspect lists them)"
+    return f"there are {len(names)}, for example {listed(close)} (tvmquant inspect lists them)"
 
 
-def _listed(names: Sequence[str]) -> str:
+def listed(names: Sequence[str]) -> str:
+    """The first names, for a message."""
     more = ", ..." if len(names) > _NAMES else ""
     return ", ".join(repr(name) for name in names[:_NAMES]) + more
 

@@ -1,4 +1,4 @@
-"""What kernels of integer layers have in common that write their own TIR."""
+"""What kernels have in common that write their own TIR."""
 
 from __future__ import annotations
 

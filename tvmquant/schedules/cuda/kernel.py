@@ -18,13 +18,14 @@ from tvmquant.schedules.cuda.packed import packed_weight
 from tvmquant.schedules.cuda.packing import pack_weights
 from tvmquant.schedules.cuda.plan import Plan
 from tvmquant.schedules.cuda.stages import arguments_of, launches_of, scratch_of
+from tvmquant.schedules.emitted import FusedKernel
 from tvmquant.schedules.space import Config, ConfigError
 from tvmquant.schedules.workload import Workload
 from tvmquant.targets.cuda import Arch
 
 
 @dataclass(frozen=True)
-class TensorCoreKernel:
+class TensorCoreKernel(FusedKernel):
     """One kernel; see :file:`assets/cuda/igemm.cuh`.
 
     Attributes
@@ -86,8 +87,8 @@ class TensorCoreKernel:
         """The launch that makes the products."""
         return next(launch for launch in self.launches if launch.name == self.name)
 
-    def prim_func(self) -> Any:
-        """PrimFunc ``(x, weights, bias, *params, qinfo, out)``."""
+    def emit(self) -> Any:
+        """Make ``(x, weights, bias, *params, qinfo, out)``."""
         return program(self.name, self.launches, self.arguments, self.scratch)
 
     def configs(self) -> list[Config]:
@@ -121,10 +122,6 @@ class TensorCoreKernel:
         plan = self.plan.with_config(config, self.workload)
         needed = registers(self.workload, plan, self.arch)
         return facts_of(self.workload, plan, self.arch, needed)
-
-    def with_residual(self, form: str) -> TensorCoreKernel:
-        """The same kernel with a residual addition before the output is stored."""
-        return replace(self, workload=replace(self.workload, residual=form))
 
 
 def tensor_core_kernel(workload: Workload, arch: Arch) -> TensorCoreKernel | None:

@@ -22,6 +22,7 @@ from tvmquant.schedules.cuda.geometry import (
 from tvmquant.schedules.cuda.launch import Launch
 from tvmquant.schedules.cuda.source import settings, with_headers
 from tvmquant.schedules.depthwise.epilogue import PARAM_DTYPES
+from tvmquant.schedules.emitted import EmittedKernel, FusedKernel
 from tvmquant.schedules.workload import Workload
 
 _THREADS = 128
@@ -41,7 +42,7 @@ def _by_depth(weight: np.ndarray) -> np.ndarray:
 
 
 @dataclass(frozen=True)
-class PlainKernel:
+class PlainKernel(EmittedKernel):
     """Base: a kernel is its arguments and a call of a function in ``assets/cuda``."""
 
     workload: Workload
@@ -57,7 +58,7 @@ class PlainKernel:
         kind = "depthwise" if self.workload.op.startswith("depthwise") else "direct"
         return f"{kind} cuda"
 
-    def prim_func(self) -> Any:
+    def emit(self) -> Any:
         """PrimFunc of the kernel's arguments."""
         return self.launch.prim_func(self.arguments)
 
@@ -78,7 +79,7 @@ class PlainKernel:
 
 
 @dataclass(frozen=True)
-class DepthwiseKernel(PlainKernel):
+class DepthwiseKernel(PlainKernel, FusedKernel):
     """Depthwise convolution of bytes, exact."""
 
     def pack(
@@ -113,10 +114,6 @@ class DepthwiseKernel(PlainKernel):
         )
         threads = n * oh * -(-ow // _PIXELS) * (channels // vector)
         return Launch(self.name, source, (-(-threads // _THREADS), 1, 1), _THREADS, 0)
-
-    def with_residual(self, form: str) -> DepthwiseKernel:
-        """The same kernel with a residual addition before the output is stored."""
-        return replace(self, workload=replace(self.workload, residual=form))
 
 
 @dataclass(frozen=True)

@@ -36,6 +36,7 @@ from tvmquant.schedules.cuda.warpgroup_plan import (
     warpgroup_registers,
 )
 from tvmquant.schedules.depthwise.epilogue import PARAM_DTYPES
+from tvmquant.schedules.emitted import FusedKernel
 from tvmquant.schedules.space import Config, ConfigError
 from tvmquant.schedules.workload import Workload
 from tvmquant.targets.cuda import Arch
@@ -46,7 +47,7 @@ _HEADERS = (
 
 
 @dataclass(frozen=True)
-class WarpgroupKernel:
+class WarpgroupKernel(FusedKernel):
     """One kernel; see :file:`assets/cuda/warpgroup.cuh`.
 
     Attributes
@@ -125,8 +126,8 @@ class WarpgroupKernel:
             p.shared_bytes,
         )
 
-    def prim_func(self) -> Any:
-        """PrimFunc ``(x, weights, bias, *params, qinfo, out)``."""
+    def emit(self) -> Any:
+        """Make ``(x, weights, bias, *params, qinfo, out)``."""
         return program(self.name, (self.launch,), self.arguments)
 
     def configs(self) -> list[Config]:
@@ -160,10 +161,6 @@ class WarpgroupKernel:
         plan = self.plan.with_config(config)
         needed = warpgroup_registers(self.workload, plan)
         return facts_of(self.workload, plan, self.arch, needed)
-
-    def with_residual(self, form: str) -> WarpgroupKernel:
-        """The same kernel with a residual addition before the output is stored."""
-        return replace(self, workload=replace(self.workload, residual=form))
 
 
 def warpgroup_kernel(workload: Workload, arch: Arch) -> WarpgroupKernel | None:

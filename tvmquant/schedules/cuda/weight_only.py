@@ -103,8 +103,8 @@ class WeightOnlyTensorKernel(PlainKernel):
         """The launch that makes the products."""
         return self.launches[-1]
 
-    def prim_func(self) -> Any:
-        """PrimFunc ``(x, weights, bias, scale, [zero_point,] out)``."""
+    def emit(self) -> Any:
+        """Make ``(x, weights, bias, scale, [zero_point,] out)``."""
         return program(self.name, self.launches, self.arguments, self.scratch)
 
     @property
