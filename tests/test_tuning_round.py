@@ -124,6 +124,43 @@ def test_two_devices_must_agree_that_a_candidate_is_wrong():
     assert kinds[3] == "wrong" and len(fleet) == 1
 
 
+def test_a_device_that_was_dropped_has_no_say():
+    """It is found out while it runs its last candidate, which the other one is to judge alone."""
+    dropped = threading.Event()
+
+    def lie(library, _count):
+        if library == PROOF:
+            return "time"
+        if library == "k1":
+            assert dropped.wait(10)
+        return "wrong"
+
+    class Noticing(FakeBoards):
+        def drop(self, board, why):
+            super().drop(board, why)
+            dropped.set()
+
+    def tell(library, _count):
+        if library == "k0":
+            assert liar_is_at_k1.wait(10)
+        return "time"
+
+    liar_is_at_k1 = threading.Event()
+    liar = FakeBoard("a", lie)
+    fleet = Noticing(liar, FakeBoard("b", tell))
+    trials = [Trial(0, None, "k0", wrong_at=liar), Trial(1, None, "k1")]
+    run = liar.run
+
+    def watched(job, library, best):
+        if library == "k1":
+            liar_is_at_k1.set()
+        return run(job, library, best)
+
+    liar.run = watched
+    Round(fleet, Referee(fleet, Trial(-1, None, PROOF)), trials).run()
+    assert [t.answer.kind for t in trials] == ["time", "time"] and set(fleet.reasons) == {"a"}
+
+
 def test_without_devices_candidates_keep_no_answer():
     kinds, fleet = measure(
         FakeBoard("a", lambda _, count: "time" if count < 4 else "lost", comes_back=False)

@@ -153,7 +153,9 @@ class Round:
             again = trial.losses < _LOSSES or not self._boards.alive
             answer = Answer("failed", text=f"lost the device twice: {answer.text}")
         elif answer.kind == "wrong":
-            # The device was at fault, or another one shall say whether it was.
+            # The device was at fault, or another one shall say whether it was. A device that was
+            # dropped in the meantime has no say, whatever it got right since.
+            good = good and board in self._boards.alive
             again = not good or (trial.wrong_at is None and len(self._boards) > 1)
             trial.wrong_at = board if good else trial.wrong_at
         elif answer.kind == "time":
