@@ -121,9 +121,11 @@ def test_recipes_of_the_table_are_what_their_names_say():
 
 def test_tasks_follow_patterns_bits_and_draws():
     chosen = {"resnet20": {"draws": 5}, "efficientnet_lite0": {"draws": 2}}
-    tasks = dict(_tasks(chosen, ["recipes/default", "peers/*"], []))
+    tasks = dict(_tasks(chosen, ["recipes/d*", "peers/*"], []))
     assert tasks["resnet20", "recipes", "default", "w4a4"]["draws"] == (0, 1, 2, 3, 4)
-    assert tasks["resnet20", "recipes", "default", "w2a8"]["draws"] == (0,)
+    assert tasks["resnet20", "recipes", "default", "w2a8"]["draws"] == (0, 1, 2, 3, 4)
+    # Without calibration data all draws are the same.
+    assert tasks["resnet20", "recipes", "data_free", "w4a4"]["draws"] == (0,)
     assert tasks["efficientnet_lite0", "recipes", "default", "w4a8"]["draws"] == (0, 1)
     assert ("efficientnet_lite0", "recipes", "default", "w4a4") not in tasks
     assert any(where[1] == "peers" for where in tasks)
@@ -138,12 +140,16 @@ def test_a_row_that_fails_says_why(network, monkeypatch, tmp_path):
     peer = Peer("broken", "", "none", broken)
     monkeypatch.setattr(run, "_rows", lambda: {peer.key: peer})
     monkeypatch.setattr(run, "_network", lambda *_args: network)
-    task = run.Task("tiny", peer.key, "w8a8", (0,), (tmp_path,) * 4, True)
+    task = run.Task("tiny", peer.key, "w8a8", (0,), (), (tmp_path,) * 4, True)
     assert run.measure(task)["reason"] == "no such tool" and run.measure(task)["drop"] is None
     working = replace(peer, build=lambda n, *_args: lambda inputs: [np.eye(10, 5)])
     monkeypatch.setattr(run, "_rows", lambda: {peer.key: working})
     row = run.measure(replace(task, draws=(0, 1)))
     assert row["draws"] == 2 and row["spread"] == 0 and row["reason"] == ""
+    # More draws join those that were measured earlier.
+    more = run.measure(replace(task, draws=(2,), scores=(row["scores"][0] + 6, row["scores"][1])))
+    assert more["draws"] == 3 and more["drop"] == pytest.approx(row["drop"] - 2)
+    assert more["spread"] == pytest.approx(12**0.5)
 
 
 def test_targets_compare_with_limits_and_with_the_best_other_tool():

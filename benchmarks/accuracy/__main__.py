@@ -80,15 +80,18 @@ def main(
     with tempfile.TemporaryDirectory() as work:
         tasks = _tasks(report["networks"], patterns, wanted)
         order = [where for where, _ in tasks]
-        todo = [
-            (where, {**task, "places": (*places, Path(work)), "quick": quick})
-            for where, task in tasks
-            if not old.get(where, {}).get("scores")
-        ]
-        rows = dict(old)
+        todo = []
+        for where, task in tasks:
+            scores = tuple(old.get(where, {}).get("scores", ()))
+            if missing := task["draws"][len(scores) :]:
+                more = {"scores": scores, "places": (*places, Path(work)), "quick": quick}
+                todo.append((where, {**task, **more, "draws": missing}))
+        rows, done = dict(old), 0
         start = saved = time.monotonic()
         for where, row in _measured(todo, jobs, minutes, console):
-            rows[where] = row
+            if row["seconds"] or where not in old:
+                rows[where] = row
+                done += 1
             if time.monotonic() - saved > 60:
                 # What is measured survives an interruption.
                 report["rows"] = in_order(rows.values(), order)
@@ -98,7 +101,7 @@ def main(
     report["rows"] = in_order(rows.values(), order)
     write(report, out)
     _show(report, console)
-    done = f"{len(rows) - len(old)} of {len(todo)} rows in {report['minutes']} min"
+    done = f"{done} of {len(todo)} rows in {report['minutes']} min"
     console.print(f"{done}; wrote accuracy.* to {out}")
 
 
@@ -124,7 +127,7 @@ def _begin(
             "metric": network.metric,
             "about": network.about,
             "float": network.float_score,
-            "draws": min(draws, network.draws),
+            "draws": draws,
         }
         console.print(f"{name}: float {found[name]['float']:.2f}; {network.about}", highlight=False)
     return {
@@ -165,7 +168,7 @@ def _tasks(
             for bits in row.bits:
                 if (wanted and bits not in wanted) or (slow and bits not in SLOW_BITS):
                     continue
-                count = min(row.draws, 1 if bits.startswith("w2") else networks[name]["draws"])
+                count = networks[name]["draws"] if getattr(row, "data", True) else 1
                 task = {
                     "network": name,
                     "method": row.key,

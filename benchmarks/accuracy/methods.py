@@ -41,10 +41,8 @@ class Method:
         Precision → recipe.
     bits : tuple of str
         Precisions at which it is measured.
-    draws : int
-        At most so many draws; at 2-bit weights one.
     data : bool
-        Whether it gets calibration data.
+        Whether it gets calibration data; without, all draws are the same.
     """
 
     section: str
@@ -52,7 +50,6 @@ class Method:
     adds: str
     make: Callable[[str], Recipe]
     bits: tuple[str, ...] = GRID
-    draws: int = 5
     data: bool = True
 
     @property
@@ -105,7 +102,7 @@ def _ranges() -> list[Method]:
         ("fixed_point", "powers of two (Qiu et al.)"),
         ("cross_entropy", "least cross-entropy of the logits"),
     ):
-        rows.append(Method("activations", name, adds, made("mse", name), TARGET_BITS, draws=2))
+        rows.append(Method("activations", name, adds, made("mse", name), TARGET_BITS))
     for granularity in ("per_tensor", "per_channel"):
         for name, adds in (
             ("minmax", "nothing is clipped"),
@@ -118,15 +115,13 @@ def _ranges() -> list[Method]:
                 continue  # a channel has too few weights for a histogram
             make = made(name, "mse", granularity)
             bits = ("w8a8", "w4a8", "w2a8")
-            # They hardly depend on the draw.
-            rows.append(Method("weights", f"{granularity} {name}", adds, make, bits, draws=1))
+            rows.append(Method("weights", f"{granularity} {name}", adds, make, bits))
     return rows
 
 
 def _steps(section: str, granularity: str) -> list[Method]:
     def row(name: str, adds: str, w: str, a: str, **changes: Any) -> Method:
-        draws = 3 if granularity == "per_channel" else 2
-        return Method(section, name, adds, made(w, a, granularity, **changes), draws=draws)
+        return Method(section, name, adds, made(w, a, granularity, **changes))
 
     corrected = {"bias_correction": "empirical"}
     equalized = {"equalize": True}
@@ -147,7 +142,7 @@ def _steps(section: str, granularity: str) -> list[Method]:
         blocks = made("mse", "mse", granularity, rounding="brecq", **corrected)
         bits = ("w4a4", "w2a4")
         adds = "instead: whole blocks reconstructed (needs torch)"
-        last.append(Method(section, "+ BRECQ", adds, blocks, bits, draws=1))
+        last.append(Method(section, "+ BRECQ", adds, blocks, bits))
     return [
         first,
         row("+ MSE ranges", "ranges of least squared error", "mse", "mse"),
@@ -161,26 +156,26 @@ def _named() -> list[Method]:
     rows = [
         Method("recipes", "default", "tvmquant.compile with data", default),
         Method("recipes", "average bits, a layer", "2, 4 or 8 bits a channel, as many on average",
-               averaged(False), TARGET_BITS[1:], draws=2),
+               averaged(False), TARGET_BITS[1:]),
         Method("recipes", "average bits, overall", "the same average over all layers",
-               averaged(True), TARGET_BITS[1:], draws=2),
+               averaged(True), TARGET_BITS[1:]),
     ]  # fmt: skip
     known = (
-        # name in the table, bits, draws, whether it gets data
-        ("standard_ptq", GRID, 5, True),
-        ("fast", GRID, 3, True),
-        ("data_free", TARGET_BITS, 1, False),
-        ("aciq4", TARGET_BITS, 3, True),
-        ("tensorrt8", TARGET_BITS, 3, True),
-        ("fixed_point", TARGET_BITS, 3, True),
-        ("dynamic", ("w8a8", "w4a8"), 1, False),
-        ("weight_only", ("w8a16", "w4a16", "w2a16"), 1, False),
-        ("float16", ("w16a16",), 1, False),
+        # name in the table, bits, whether it gets data
+        ("standard_ptq", GRID, True),
+        ("fast", GRID, True),
+        ("data_free", TARGET_BITS, False),
+        ("aciq4", TARGET_BITS, True),
+        ("tensorrt8", TARGET_BITS, True),
+        ("fixed_point", TARGET_BITS, True),
+        ("dynamic", ("w8a8", "w4a8"), False),
+        ("weight_only", ("w8a16", "w4a16", "w2a16"), False),
+        ("float16", ("w16a16",), False),
     )
-    for name, bits, draws, data in known:
+    for name, bits, data in known:
         named = RECIPES.get(name)
         if named is not None:
-            rows.append(Method("recipes", name, named.summary, named.make, bits, draws, data))
+            rows.append(Method("recipes", name, named.summary, named.make, bits, data))
     return rows
 
 

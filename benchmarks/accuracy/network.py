@@ -37,8 +37,6 @@ class Network:
         Classes of all test inputs, for ``top1``.
     output : int
         Which output counts.
-    draws : int
-        At most so many draws: some networks are slow.
     about : str
         One line on the data.
     """
@@ -50,7 +48,6 @@ class Network:
     test: list[Inputs]
     labels: np.ndarray | None = None
     output: int = 0
-    draws: int = 5
     about: str = ""
     shapes: dict[str, tuple[int, ...]] = field(init=False)
 

@@ -81,7 +81,6 @@ def _efficientnet(shared: Path, _models: Path, _data: Path, quick: bool) -> Netw
         "agreement",
         lambda seed: pictures.crops(photos, CALIBRATION["photos"], 1000 + seed),
         pictures.crops(photos, count, 0),
-        draws=2,
         about=f"{count} random crops of {len(photos)} photos without labels, "
         f"{CALIBRATION['photos']} other crops to calibrate",
     )
@@ -96,7 +95,6 @@ def _ocr(_shared: Path, models: Path, _data: Path, quick: bool) -> Network:
         "cosine",
         lambda seed: pictures.lines(CALIBRATION["lines"], 1000 + seed),
         pictures.lines(count, 0),
-        draws=2,
         about=f"{count} drawn lines of text, {CALIBRATION['lines']} others to calibrate",
     )
 
@@ -112,7 +110,6 @@ def _minilm(shared: Path, models: Path, _data: Path, quick: bool) -> Network:
         lambda seed: sentences.token_batches(vocabulary, CALIBRATION["sentences"], 1000 + seed),
         sentences.token_batches(vocabulary, count, 0),
         output=-1,
-        draws=2,
         about=f"embeddings of {2 * count} random sentences of the documentation, "
         f"{2 * CALIBRATION['sentences']} others to calibrate",
     )

@@ -26,8 +26,6 @@ class Peer:
     build : callable
         ``(network, calibration batches, precision, folder) → infer``; raises ``Unavailable``.
     bits : tuple of str
-    draws : int
-        At most so many.
     networks : tuple of str
         Where it takes part.
     """
@@ -37,7 +35,6 @@ class Peer:
     engine: str
     build: Callable[[Network, list[Inputs], str, Path], Infer]
     bits: tuple[str, ...] = ("w8a8",)
-    draws: int = 5
     networks: tuple[str, ...] = ("resnet20", "mobilenetv2")
     section: str = "peers"
 

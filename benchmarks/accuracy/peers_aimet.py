@@ -80,19 +80,18 @@ def _build(
 def rows() -> list[Peer]:
     """Plain, equalized, and with AdaRound."""
 
-    def row(name: str, adds: str, equalize: bool, rounding: bool, draws: int) -> Peer:
+    def row(name: str, adds: str, equalize: bool, rounding: bool) -> Peer:
         return Peer(
             name,
             adds,
             "simulation",
             partial(build, equalize=equalize, rounding=rounding),
             ("w4a8", "w4a4") if rounding else ("w8a8", "w4a8", "w4a4"),
-            draws,
         )
 
     learned = f"CLE and AdaRound of {ADAROUND_ITERATIONS} iterations"
     return [
-        row("AIMET", "simulated, as it comes", False, False, 2),
-        row("AIMET CLE", "simulated, with equalization", True, False, 2),
-        row("AIMET CLE AdaRound", f"simulated, {learned}", True, True, 1),
+        row("AIMET", "simulated, as it comes", False, False),
+        row("AIMET CLE", "simulated, with equalization", True, False),
+        row("AIMET CLE AdaRound", f"simulated, {learned}", True, True),
     ]

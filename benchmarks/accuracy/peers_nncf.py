@@ -43,7 +43,6 @@ def rows() -> list[Peer]:
             f"preset mixed, {'fast' if fast else 'full'} bias correction",
             "OpenVINO",
             partial(build, fast=fast),
-            draws=5 if fast else 3,
             networks=("resnet20", "mobilenetv2", *(("efficientnet_lite0",) if fast else ())),
         )
         for fast in (True, False)

@@ -64,7 +64,6 @@ def rows() -> list[Peer]:
                 "ONNX Runtime",
                 partial(build, calibrator=name),
                 ("w8a8", "w4a8") if first else ("w8a8",),
-                draws=5 if first else 2,
                 networks=(*fashion, "efficientnet_lite0") if first else fashion,
             )
         )

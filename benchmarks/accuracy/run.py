@@ -29,6 +29,8 @@ class Task:
     network, method, bits : str
     draws : tuple of int
         Seeds of the calibration draws.
+    scores : tuple of float
+        Of the draws before these, measured earlier.
     places : tuple of Path
         ``shared``, ``models``, ``data`` and the folder for converted files.
     quick : bool
@@ -38,6 +40,7 @@ class Task:
     method: str
     bits: str
     draws: tuple[int, ...]
+    scores: tuple[float, ...]
     places: tuple[Path, Path, Path, Path]
     quick: bool
 
@@ -79,6 +82,7 @@ def measure(task: Task) -> dict[str, Any]:
     """Run a task; what goes wrong becomes the row's reason."""
     method = _rows()[task.method]
     row = Row(task.network, method.section, method.name, method.adds, task.bits, "", 0, [])
+    row.scores += task.scores
     seconds: list[dict[str, float]] = []
     try:
         network = _network(task.network, *task.places[:3], task.quick)
@@ -95,7 +99,7 @@ def measure(task: Task) -> dict[str, Any]:
     except Exception as error:
         row.reason = f"{type(error).__name__}: {str(error).strip().splitlines()[:1]}"
         row.reason += f" ({traceback.extract_tb(error.__traceback__)[-1].name})"
-    if row.scores:
+    if seconds:
         row.draws = len(row.scores)
         row.drop = network.float_score - float(np.mean(row.scores))
         row.spread = float(np.std(row.scores, ddof=1)) if row.draws > 1 else 0.0
