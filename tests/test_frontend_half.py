@@ -1,9 +1,9 @@
-"""Models in float16: computed in float32, inputs and outputs as they were."""
+"""Models in float16 and bfloat16: computed in float32; inputs and outputs."""
 
 import numpy as np
 import pytest
 from frontend_tools import make_model, node, run_onnxruntime
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 
 import tvmquant
 from tvmquant.frontend.half import widen_half
@@ -80,6 +80,33 @@ def test_casts_in_a_mixed_model(to):
     (want,) = run_onnxruntime(model, {"x": x})
     assert y.dtype == want.dtype
     np.testing.assert_allclose(y, want, rtol=2e-3)
+
+
+def test_bfloat16_has_float32_inputs_and_outputs():
+    """Its weights are exact; NumPy has no such type."""
+    half = TensorProto.BFLOAT16
+    w = RNG.standard_normal((16, 5)).astype(np.float32)
+    tensor = helper.make_tensor("w", half, w.shape, w.ravel().tolist())
+    w = numpy_helper.to_array(tensor).astype(np.float32)
+    graph = helper.make_graph(
+        [
+            node("MatMul", "x w", "m", name="fc"),
+            node("Cast", "m", "f", name="up", to=TensorProto.FLOAT),
+            node("Relu", "f", "g", name="relu"),
+            node("Cast", "g", "y", name="down", to=half),
+        ],
+        "bfloat16",
+        [helper.make_tensor_value_info("x", half, ["n", 16])],
+        [helper.make_tensor_value_info("y", half, ["n", 5])],
+        [tensor],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+    x = RNG.standard_normal((4, 16)).astype(np.float32)
+    for options in ({"recipe": FLOAT, "calibration": x[:, None]}, {"bits": "w8a16"}):
+        compiled = tvmquant.compile(model, input_shapes={"x": (4, 16)}, **options)
+        (info,), (out,) = compiled.manifest.inputs, compiled.manifest.outputs
+        assert (info.dtype, out.dtype) == ("float32", "float32")
+        np.testing.assert_allclose(compiled(x), np.maximum(x @ w, 0), atol=0.1)
 
 
 def test_other_models_stay_the_same_object():

@@ -68,6 +68,8 @@ def storage_dtype(elem_type: int) -> str:
     """NumPy dtype in which tvmquant keeps a tensor of this ONNX element type."""
     if elem_type in INTEGER_TYPES:
         return INTEGER_TYPES[elem_type].storage
+    if elem_type == TensorProto.BFLOAT16:
+        return "float32"  # NumPy has no bfloat16
     return str(onnx.helper.tensor_dtype_to_np_dtype(elem_type))
 
 

@@ -1,7 +1,8 @@
-"""Models in float16 are computed in float32; their inputs and outputs keep their type.
+"""Models in float16 or bfloat16 are computed in float32.
 
-The numbers are at least as exact as in half precision: weights are the model's own, and what is
-rounded in between is rounded less. A cast to float16 inside the graph rounds nothing.
+Inputs and outputs of float16 keep their type; those of bfloat16, which NumPy does not have, become
+float32. The numbers are at least as exact as in half precision: weights are the model's own, and
+what is rounded in between is rounded less. A cast to one of them inside the graph rounds nothing.
 """
 
 from __future__ import annotations
@@ -19,14 +20,15 @@ from onnx import (
 
 from tvmquant.frontend.control_flow import subgraphs
 
+_HALVES = (TensorProto.FLOAT16, TensorProto.BFLOAT16)
 # Attributes that hold an element type.
 _TYPES = ("to", "dtype", "output_dtype", "stash_type", "precision", "softmax_precision")
 
 
 def widen_half(model: ModelProto) -> ModelProto:
-    """Copy of a model with float32 in place of float16, casts at inputs and outputs.
+    """Copy of a model with float32 in place of the halves, casts at inputs and outputs in float16.
 
-    A model without float16 is returned as it is.
+    A model without either is returned as it is.
     """
     if not _has_half(model.graph):
         return model
@@ -34,8 +36,8 @@ def widen_half(model: ModelProto) -> ModelProto:
     widened.CopyFrom(model)
     graph = widened.graph
     kept = {t.name for t in graph.initializer}
-    inputs = [v for v in graph.input if _is_half(v) and v.name not in kept]
-    outputs = [v for v in graph.output if _is_half(v)]
+    inputs = [v for v in graph.input if _is_float16(v) and v.name not in kept]
+    outputs = [v for v in graph.output if _is_float16(v)]
     _widen(graph)
     _border(graph, inputs, outputs)
     return widened
@@ -76,21 +78,25 @@ def _nodes(graph: GraphProto) -> list:
     return found
 
 
-def _is_half(value: ValueInfoProto) -> bool:
+def _is_float16(value: ValueInfoProto) -> bool:
     return value.type.tensor_type.elem_type == TensorProto.FLOAT16
 
 
+def _is_half(value: ValueInfoProto) -> bool:
+    return value.type.tensor_type.elem_type in _HALVES
+
+
 def _has_half(graph: GraphProto) -> bool:
-    """Whether any tensor or attribute of a graph is float16."""
-    if any(t.data_type == TensorProto.FLOAT16 for t in graph.initializer):
+    """Whether any tensor or attribute of a graph has half the bits."""
+    if any(t.data_type in _HALVES for t in graph.initializer):
         return True
     if any(_is_half(v) for v in (*graph.input, *graph.output, *graph.value_info)):
         return True
     for node in _nodes(graph):
         for attribute in node.attribute:
-            if attribute.name in _TYPES and attribute.i == TensorProto.FLOAT16:
+            if attribute.name in _TYPES and attribute.i in _HALVES:
                 return True
-            if attribute.t.data_type == TensorProto.FLOAT16:
+            if attribute.t.data_type in _HALVES:
                 return True
     return False
 
@@ -103,7 +109,7 @@ def _widen(graph: GraphProto) -> None:
             value.type.tensor_type.elem_type = TensorProto.FLOAT
     for node in graph.node:
         for attribute in node.attribute:
-            if attribute.name in _TYPES and attribute.i == TensorProto.FLOAT16:
+            if attribute.name in _TYPES and attribute.i in _HALVES:
                 attribute.i = TensorProto.FLOAT
             elif attribute.type == AttributeProto.TENSOR:
                 _widen_tensor(attribute.t)
@@ -112,6 +118,6 @@ def _widen(graph: GraphProto) -> None:
 
 
 def _widen_tensor(tensor: TensorProto) -> None:
-    if tensor.data_type == TensorProto.FLOAT16:
+    if tensor.data_type in _HALVES:
         array = numpy_helper.to_array(tensor).astype(np.float32)
         tensor.CopyFrom(numpy_helper.from_array(array, tensor.name))
