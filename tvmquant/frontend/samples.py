@@ -1,8 +1,9 @@
-"""Checking one calibration sample against the model's inputs."""
+"""One calibration sample: its arrays by input name, checked against the model's inputs."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -16,6 +17,46 @@ class NotFiniteError(CalibrationError):
     def __init__(self, message: str, name: str) -> None:
         super().__init__(message)
         self.name = name
+
+
+def by_name(sample: Any, inputs: Sequence[InputInfo], index: int) -> dict[str, np.ndarray]:
+    """Arrays of a sample, which is a dictionary, arrays in the order of ``inputs``, or one array.
+
+    Raises
+    ------
+    CalibrationError
+        Names the sample by its ``index``.
+    """
+    if isinstance(sample, Mapping):
+        return {str(name): np.asarray(array) for name, array in sample.items()}
+    if isinstance(sample, tuple) or (isinstance(sample, list) and len(inputs) > 1):
+        if len(sample) != len(inputs):
+            raise CalibrationError(
+                f"calibration sample {index} has {len(sample)} arrays, the model has "
+                f"{len(inputs)} inputs: " + ", ".join(f"'{info.name}'" for info in inputs)
+            )
+        return {info.name: np.asarray(array) for info, array in zip(inputs, sample)}
+    try:
+        array = np.asarray(sample)
+    except ValueError as error:
+        raise CalibrationError(f"calibration sample {index} is no array: {error}") from None
+    if array.dtype.kind in "OUS":
+        raise CalibrationError(
+            f"calibration sample {index} is a {type(sample).__name__}; pass an array or a "
+            "dictionary by input name"
+        )
+    return array_of_input(array, inputs)
+
+
+def array_of_input(array: np.ndarray, inputs: Sequence[InputInfo]) -> dict[str, np.ndarray]:
+    """An array as that of the model's only input."""
+    if len(inputs) != 1:
+        names = ", ".join(f"'{info.name}'" for info in inputs)
+        raise CalibrationError(
+            f"the model has {len(inputs)} inputs ({names}): pass calibration samples as "
+            "dictionaries by input name"
+        )
+    return {inputs[0].name: array}
 
 
 def check_sample(
