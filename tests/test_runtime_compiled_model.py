@@ -1,6 +1,5 @@
 """Calling compiled models: values, names, shapes and dtypes."""
 
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import numpy as np
@@ -43,14 +42,6 @@ def test_float64_and_strided_arrays_are_taken(tiny_model, tiny_inputs):
     want = tiny_model(*tiny_inputs.values())[0]
     strided = np.repeat(tiny_inputs["x"], 2, axis=1)[:, ::2].astype("float64")
     np.testing.assert_array_equal(tiny_model(strided, tiny_inputs["shift"])[0], want)
-
-
-def test_runs_from_many_threads_agree(tiny_model, tiny_inputs):
-    want = tiny_model(*tiny_inputs.values())[0]
-    with ThreadPoolExecutor(4) as pool:
-        runs = [pool.submit(tiny_model, *tiny_inputs.values()) for _ in range(40)]
-    for run in runs:
-        np.testing.assert_array_equal(run.result()[0], want)
 
 
 @pytest.mark.parametrize(

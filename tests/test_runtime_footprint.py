@@ -23,7 +23,7 @@ def model():
 
 def test_memory_is_that_of_the_program(model):
     memory = model.benchmark(warmup=0, repeats=1).footprint
-    expanded = sum(tensor.numpy().nbytes for tensor in model._expanded)
+    expanded = sum(tensor.numpy().nbytes for tensor in model._program._expanded)
     assert memory.expanded_bytes == expanded
     assert memory.constant_bytes == sum(layer.weight_bytes for layer in model.layers)
     # Two uint8 activations are alive at a time, and the float output is larger than all.

@@ -3,27 +3,23 @@
 from __future__ import annotations
 
 import os
-import threading
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import tvm
-from tvm.runtime.vm import VirtualMachine
 
 from tvmquant.errors import TargetError
 from tvmquant.runtime import benchmark as _benchmark
 from tvmquant.runtime import bundle as _bundle
 from tvmquant.runtime import profile as _profile
-from tvmquant.runtime.arrays import check_inputs, example_inputs
 from tvmquant.runtime.footprint import Footprint
-from tvmquant.runtime.gpu import device_for, finished
+from tvmquant.runtime.gpu import finished
 from tvmquant.runtime.link import export_library
 from tvmquant.runtime.manifest import Manifest, TensorInfo
 from tvmquant.runtime.model import Inputs, Model
+from tvmquant.runtime.program import Program
 
 if TYPE_CHECKING:
     from tvmquant.analysis.max_drop import MaxDropReport
@@ -34,8 +30,8 @@ if TYPE_CHECKING:
 class CompiledModel(Model):
     """A model as a program for one device.
 
-    Made by :func:`tvmquant.compile` and :func:`tvmquant.load`. Runs are serialised by a lock:
-    the virtual machine below keeps one stack.
+    Made by :func:`tvmquant.compile` and :func:`tvmquant.load`. Any thread may run it; runs wait
+    for each other.
 
     Parameters
     ----------
@@ -58,18 +54,12 @@ class CompiledModel(Model):
     ) -> None:
         self.manifest = manifest
         self.build_system_library = build_system_library
-        self._load_module = load_module
+        self._program = Program(manifest, load_module)
         self._export = export
-        self._main: Callable[..., Any] | None = None
-        self._buffers: list[Any] = []
-        self._lock = threading.Lock()
-        self._expanded: list[Any] | None = None
-        self._device = device_for(manifest)
         # What ``tvmquant.compile(…, max_drop=…)`` did to meet it.
         self.max_drop_report: MaxDropReport | None = None
-        # Seconds: opening the library, making a machine, expanding constants.
+        # That opening the library took.
         self.open_seconds = 0.0
-        self._machine_seconds = self._expand_seconds = 0.0
 
     @classmethod
     def from_build(
@@ -158,8 +148,8 @@ class CompiledModel(Model):
         threads : int
             Threads of TVM's pool.
         """
-        machine = self._new_machine()
-        tensors = [*self._tensors(inputs), *self._expand(machine)]
+        machine = self._program.new_machine()
+        tensors = [*self._program.tensors(inputs), *self._program.expanded(machine)]
         result = _profile.measure(machine, self.manifest, tensors, repeats=repeats, threads=threads)
         return replace(result, footprint=self._footprint())
 
@@ -185,11 +175,11 @@ class CompiledModel(Model):
         progress : callable, optional
             Called as ``progress("benchmark", done, repeats)``.
         """
-        tensors = self._tensors(inputs)
-        with self._lock:
-            run = self._entry()
+        program = self._program
+        tensors = program.tensors(inputs)
+        with program.main() as run:
             result = _benchmark.measure(
-                finished(lambda: run(*tensors), self._device),
+                finished(lambda: run(*tensors), program.device),
                 warmup=warmup,
                 repeats=repeats,
                 threads=threads,
@@ -226,10 +216,11 @@ class CompiledModel(Model):
         return debug(self, model, data, **options)
 
     def _footprint(self) -> Footprint:
+        program = self._program
         return Footprint.of(
             self.manifest,
-            load_seconds=self.open_seconds + self._machine_seconds + self._expand_seconds,
-            expand_seconds=self._expand_seconds,
+            load_seconds=self.open_seconds + program.start_seconds + program.expand_seconds,
+            expand_seconds=program.expand_seconds,
             peak_memory_mb=_benchmark.process_memory()[0],
         )
 
@@ -274,45 +265,5 @@ class CompiledModel(Model):
         with exported(self._export) as library:
             return RemoteModel(self.manifest, library, connect(address, tracker, key, timeout))
 
-    def _new_machine(self) -> VirtualMachine:
-        start = time.perf_counter()
-        machine = VirtualMachine(self._load_module(), self._device)
-        self._machine_seconds = time.perf_counter() - start
-        return machine
-
-    def _entry(self) -> Callable[..., Any]:
-        """``main`` of the machine, which is made on the first run."""
-        if self._main is None:
-            machine = self._new_machine()
-            # Input buffers are kept: making a tensor takes longer than running a small layer.
-            self._buffers = [
-                tvm.runtime.empty(info.shape, info.dtype, self._device) for info in self.inputs
-            ]
-            main, expanded = machine["main"], self._expand(machine)
-            self._main = (lambda *inputs: main(*inputs, *expanded)) if expanded else main
-        return self._main
-
-    def _expand(self, machine: VirtualMachine) -> list[Any]:
-        """Constants that kernels hold expanded in memory; made once a model."""
-        if self._expanded is None:
-            start = time.perf_counter()
-            self._expanded = list(machine["prepare"]()) if self.manifest.expanded_bytes else []
-            self._expand_seconds = time.perf_counter() - start
-        return self._expanded
-
-    def _tensors(self, inputs: Inputs | None) -> list[Any]:
-        arrays = (
-            example_inputs(self.inputs) if inputs is None else check_inputs(inputs, self.inputs)
-        )
-        return [tvm.runtime.tensor(array, self._device) for array in arrays]
-
     def _invoke(self, arrays: Sequence[np.ndarray]) -> tuple[np.ndarray, ...]:
-        with self._lock:
-            main = self._entry()
-            for buffer, array in zip(self._buffers, arrays):
-                buffer.copyfrom(array)
-            result = main(*self._buffers)
-            # numpy() copies: an output may be a view of an input or of memory of the pool.
-            if isinstance(result, tvm.runtime.Tensor):
-                return (result.numpy(),)
-            return tuple(tensor.numpy() for tensor in result)
+        return self._program.run(arrays)
