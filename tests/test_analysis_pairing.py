@@ -1,9 +1,9 @@
-"""The QDQ graph beside the float one."""
+"""Values of the QDQ graph beside those of the float one."""
 
 import numpy as np
 import pytest
 from analysis_tools import data, network, recipe
-from networks import Net, interpret
+from networks import interpret
 
 import tvmquant
 from tvmquant.analysis.pairing import Pairing
@@ -16,21 +16,11 @@ def quantized():
     return tvmquant.quantize(network(), calibration=data(), recipe=corrected)
 
 
-def test_layers_and_edges_have_their_names(quantized):
-    pairing = Pairing(quantized)
-    assert [layer.name for layer in pairing.layers] == ["first", "middle", "third", "head"]
-    for layer in pairing.layers:
-        (edge,) = layer.inputs
-        assert edge.bits == 8
-        assert edge.low <= 0 < edge.high == pytest.approx(edge.low + 255 * edge.scale)
-        assert layer.weight.dtype == np.float32
-
-
 def test_with_every_layer_alone_replaced_by_float_nothing_changes(quantized):
     """A layer whose quantized value is its float one leaves the float program as it is."""
     pairing = Pairing(quantized)
     env = pairing.float_values([data()[:1]])
-    layer = pairing.layers[1]
+    layer = pairing.parts.layers[1]
     pairing._own_value = lambda var, values: values[layer.reference] - layer.shift
     want = interpret(quantized.reference, [data()[:1]])[0]
     np.testing.assert_allclose(pairing.only(layer, env)[0], want, rtol=1e-5, atol=1e-6)
@@ -41,21 +31,9 @@ def test_alone_equals_a_recipe_that_leaves_the_others_in_float():
     model, x = network(), data()
     alone = tvmquant.quantize(model, calibration=x, recipe=recipe(layers=rules))
     everything = Pairing(tvmquant.quantize(model, calibration=x, recipe=recipe()))
-    (layer,) = (layer for layer in everything.layers if layer.name == "middle")
+    (layer,) = (layer for layer in everything.parts.layers if layer.name == "middle")
     got = everything.only(layer, everything.float_values([x[:1]]))[0]
     np.testing.assert_allclose(got, interpret(alone.mod, [x[:1]])[0], rtol=1e-5, atol=1e-6)
-
-
-def test_products_of_activations_have_two_inputs_and_no_weights():
-    net = Net()
-    a = net.dense(net.input(1, 4, 6), 6, 5)
-    b = net.dense(net.input(1, 4, 6), 6, 5)
-    product = net.op("MatMul", a, net.op("Transpose", b, perm=[0, 2, 1]), name="scores")
-    model = net.model(net.op("MatMul", product, b, name="mixed"))
-    pairing = Pairing(tvmquant.quantize(model, calibration=net.data()))
-    found = {layer.name: layer for layer in pairing.layers}
-    assert found["scores"].weight is None
-    assert len(found["scores"].inputs) == 2
 
 
 def test_a_model_that_came_quantized_has_no_float_program(quantized):

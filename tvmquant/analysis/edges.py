@@ -6,8 +6,9 @@ from typing import Any
 
 import numpy as np
 
+from tvmquant.analysis.correspondence import Edge
 from tvmquant.analysis.decibel import Ratio
-from tvmquant.analysis.pairing import Edge, Pairing
+from tvmquant.analysis.pairing import Pairing
 from tvmquant.analysis.report import EdgeSensitivity
 from tvmquant.calibration.histogram import Histogram
 from tvmquant.graph import Graph

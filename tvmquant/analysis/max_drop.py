@@ -285,10 +285,10 @@ def can_be_raised(model: QuantizedModel) -> list[str]:
     """Names of the layers with weights or inputs of fewer than 8 bits."""
     pairing = Pairing(model)
     names = []
-    for layer in pairing.layers:
+    for layer in pairing.parts.layers:
         if layer.weight is None:
             continue
-        weight_bits = pairing.weight_bits(layer) or 1
+        weight_bits = pairing.parts.weight_bits(layer) or 1
         if min((weight_bits, *(edge.bits for edge in layer.inputs))) < 8:
             names.append(layer.name)
     return names

@@ -10,10 +10,11 @@ import tvm
 from tvm import relax
 
 from tvmquant.analysis.channels import ChannelRanges, WeightRanges
+from tvmquant.analysis.correspondence import Layer
 from tvmquant.analysis.decibel import OutputNoise, Ratio
 from tvmquant.analysis.edges import EdgeStatistics
 from tvmquant.analysis.hints import hints_of
-from tvmquant.analysis.pairing import Layer, Pairing
+from tvmquant.analysis.pairing import Pairing
 from tvmquant.analysis.report import EdgeSensitivity, LayerSensitivity, SensitivityReport
 from tvmquant.errors import InputError
 from tvmquant.graph import name_of
@@ -43,12 +44,12 @@ class Measurement:
         self.model = model
         self.pairing = Pairing(model)
         self.integers = Interpreter(integers or to_integers(model.mod, model.recipe))
-        if not self.pairing.layers:
+        if not self.pairing.parts.layers:
             raise InputError(f"{model.source or 'the model'}: no layer of it is quantized")
         self.samples = 0
-        self.alone = {layer.name: OutputNoise() for layer in self.pairing.layers}
+        self.alone = {layer.name: OutputNoise() for layer in self.pairing.parts.layers}
         self.whole = OutputNoise()
-        self._edges = {edge.name: EdgeStatistics(edge) for edge in self.pairing.edges}
+        self._edges = {edge.name: EdgeStatistics(edge) for edge in self.pairing.parts.edges}
         self._channels: dict[relax.Var, ChannelRanges] = {}
 
     def add(
@@ -76,7 +77,7 @@ class Measurement:
         pairing = self.pairing
         env = pairing.float_values(inputs)
         wanted = pairing.reference.outputs(env)
-        names = {str(edge.integers.name) for edge in pairing.edges}
+        names = {str(edge.integers.name) for edge in pairing.parts.edges}
         executed: dict[str, np.ndarray] = {}
 
         def tap(var: relax.Var, _value: Any, result: Any) -> None:
@@ -85,14 +86,14 @@ class Measurement:
 
         outputs = self.integers.run(inputs, tap)
         self.whole.update(wanted, outputs)
-        for edge in pairing.edges:
+        for edge in pairing.parts.edges:
             found = executed.get(str(edge.integers.name))
             self._edges[edge.name].update(pairing, env, found)
             self._channels_of(edge.base).update(env[edge.base])
-        bases = {edge.base for edge in pairing.edges}
-        for end in set(pairing.results.values()) - bases:
+        bases = {edge.base for edge in pairing.parts.edges}
+        for end in set(pairing.parts.results.values()) - bases:
             self._channels_of(end).update(env[end])
-        chosen = [one for one in pairing.layers if layers is None or one.name in layers]
+        chosen = [one for one in pairing.parts.layers if layers is None or one.name in layers]
         for index, layer in enumerate(chosen):
             self.alone[layer.name].update(wanted, pairing.only(layer, env))
             if progress:
@@ -107,7 +108,7 @@ class Measurement:
     def report(self, executed: bool = False) -> SensitivityReport:
         """What the samples so far say."""
         readers: dict[str, list[str]] = {}
-        for layer in self.pairing.layers:
+        for layer in self.pairing.parts.layers:
             for edge in layer.inputs:
                 readers.setdefault(edge.name, []).append(layer.name)
         edges = {
@@ -115,7 +116,7 @@ class Measurement:
             for name, statistics in self._edges.items()
         }
         total = sum(noise.relative for noise in self.alone.values())
-        layers = [self._layer(layer, edges, total) for layer in self.pairing.layers]
+        layers = [self._layer(layer, edges, total) for layer in self.pairing.parts.layers]
         model = self.model
         return SensitivityReport(
             source=model.source,
@@ -133,7 +134,7 @@ class Measurement:
     ) -> LayerSensitivity:
         noise = self.alone[layer.name]
         inputs = [edges[edge.name] for edge in layer.inputs]
-        end = self.pairing.results[layer.reference]
+        end = self.pairing.parts.results[layer.reference]
         weights, weight_bits, weight_db = self._weights(layer)
         clipped = [edge.clipped for edge in inputs if edge.clipped is not None]
         channels = [self._channels_of(edge.base) for edge in layer.inputs]
@@ -165,13 +166,13 @@ class Measurement:
         ratio = Ratio()
         ratio.update(layer.weight, own)
         ranges = WeightRanges.of(layer.weight, own, layer.channel_axis)
-        return ranges, self.pairing.weight_bits(layer), ratio.db
+        return ranges, self.pairing.parts.weight_bits(layer), ratio.db
 
     def _executed(self, end: relax.Var, edges: dict[str, EdgeSensitivity]) -> float | None:
         """SQNR of a layer's result in the integer network."""
         if any(end.same_as(out) for out in self.pairing.reference.graph.outputs):
             return self.whole.db
-        own = [edge for edge in self.pairing.edges if edge.base.same_as(end)]
+        own = [edge for edge in self.pairing.parts.edges if edge.base.same_as(end)]
         return next((edges[edge.name].executed_db for edge in own), None)
 
 

@@ -79,7 +79,7 @@ def measured(
     that are quantized alone, by default all.
     """
     measurement = Measurement(model)
-    per_batch = len(measurement.pairing.layers if layers is None else layers)
+    per_batch = len(measurement.pairing.parts.layers if layers is None else layers)
     for index, inputs in enumerate(batches):
 
         def report(done: int, before: int = index * per_batch) -> None:
