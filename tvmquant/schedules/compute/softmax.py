@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import tvm
 from tvm import relax, te, tirx
 
 from tvmquant.ops.integer import shape_of
@@ -14,10 +15,10 @@ SOFTMAX = "relax.nn.softmax"
 _LANES = 16
 
 
-def softmax_te(x: te.Tensor, axis: int) -> te.Tensor:
-    """Softmax of float32 ``x`` along ``axis`` (not negative)."""
+def softmax_te(x: te.Tensor, axis: int, vectors: bool = True) -> te.Tensor:
+    """Softmax of float32 ``x`` along ``axis`` (not negative), in ``vectors`` where that pays."""
     shape = [int(dim) for dim in x.shape]
-    vectors = axis == len(shape) - 1 and shape[axis] >= 2 * _LANES
+    vectors = vectors and axis == len(shape) - 1 and shape[axis] >= 2 * _LANES
     peak = _row_max(x) if vectors else _reduce(x, axis, te.max, "peak")
     power = te.compute(
         shape, lambda *i: exp_te(x(*i) - peak(*_without(i, axis))), name="softmax_exp"
@@ -79,4 +80,6 @@ def legalize_softmax(bb: relax.BlockBuilder, call: relax.Call) -> relax.Expr:
     if str(x.ty.dtype) != "float32" or not shape_of(x):
         return call.op.get_attr("FLegalize")(bb, call)
     axis = int(call.attrs.axis) % len(shape_of(x))
-    return bb.call_te(softmax_te, x, axis, primfunc_name_hint="softmax")
+    target = tvm.target.Target.current()
+    vectors = target is None or target.kind.name == "llvm"
+    return bb.call_te(lambda x: softmax_te(x, axis, vectors), x, primfunc_name_hint="softmax")

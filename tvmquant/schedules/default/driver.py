@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import tvm
 from tvm import s_tir, tirx
 
-from tvmquant.schedules.cuda.light import schedule_light
 from tvmquant.schedules.default.analysis import leaf_blocks, nest_of
 from tvmquant.schedules.default.contraction import schedule_contraction
+from tvmquant.schedules.default.gpu import schedule_gpu
 from tvmquant.schedules.default.injective import schedule_injective
 from tvmquant.schedules.default.inline import inline_producers
 from tvmquant.schedules.default.lut import lut_kernel
@@ -48,9 +48,15 @@ def schedule_function(func: tirx.PrimFunc, device: Device) -> Scheduled | None:
     -------
     Scheduled or None
         ``None`` if no rule hits or a primitive refuses: the function then stays as it is.
+
+    Raises
+    ------
+    TvmQuantError
+        On a GPU, where a function cannot stay as it is.
     """
     if device.cuda is not None:
-        return Scheduled(schedule_light(func, device.target), ("gpu",))
+        function, names = schedule_gpu(func, device.target)
+        return Scheduled(function, tuple(names))
     try:
         sch = s_tir.Schedule(func, debug_mask="none")
         _give_loops(sch)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from math import prod
 from typing import Any
 
@@ -11,6 +12,7 @@ from tvm.ir import Expr, TensorLoad
 
 from tvmquant.schedules.default.analysis import Nest, leaf_blocks, nest_of
 from tvmquant.schedules.default.contraction import is_contraction
+from tvmquant.schedules.default.threads import in_threads
 
 # Nodes of the largest expression that inlining may build: a producer that is read twice doubles
 # it, and a chain of those would grow without bound.
@@ -24,12 +26,27 @@ def inline_producers(sch: s_tir.Schedule) -> None:
 
     Consumers that reread their input (contractions, overlapping windows) keep it in memory.
     """
+    _inline(sch, _worth)
+
+
+def inline_for_gpu(sch: s_tir.Schedule) -> None:
+    """The same for a GPU, where arithmetic is cheaper than memory, and a loop is a launch.
+
+    Blocks without a loop get one, unless they have threads of their own.
+    """
+    for block in leaf_blocks(sch):
+        if not sch.get_loops(block) and not in_threads(sch.get(block).body):
+            sch.add_unit_loop(block)
+    _inline(sch, _worth_on_gpu)
+
+
+def _inline(sch: s_tir.Schedule, worth: Callable[[Nest, list[Nest]], bool]) -> None:
     for block in leaf_blocks(sch)[:-1]:
         nest = nest_of(sch, block)
         if nest is None or nest.reduction or nest.store is None:
             continue
         consumers = [nest_of(sch, consumer) for consumer in sch.get_consumers(block)]
-        if consumers and None not in consumers and _worth(nest, consumers):
+        if consumers and None not in consumers and worth(nest, consumers):
             _try_inline(sch, nest)
 
 
@@ -40,6 +57,13 @@ def _worth(nest: Nest, consumers: list[Nest]) -> bool:
             return False
     reads = sum(consumer.iterations for consumer in consumers)
     return reads <= elements or (_is_copy(nest) and not any(c.reduction for c in consumers))
+
+
+def _worth_on_gpu(nest: Nest, consumers: list[Nest]) -> bool:
+    if any(_too_large(nest, consumer) for consumer in consumers):
+        return False
+    reads = sum(consumer.iterations for consumer in consumers)
+    return reads <= nest.iterations or not nest.heavy
 
 
 def _is_copy(nest: Nest) -> bool:
