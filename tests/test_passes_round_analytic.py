@@ -5,7 +5,7 @@ import pytest
 from networks import Net
 from tvm import relax
 
-from tvmquant.calibration.moments import columns
+from tvmquant.calibration.columns import columns
 from tvmquant.calibration.spread import Spread
 from tvmquant.calibration.weights import quantize_weight
 from tvmquant.frontend import load_model

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-from tvm import relax
 
+from tvmquant.calibration.columns import ALL, columns
 from tvmquant.calibration.histogram import OUTLIER_RATIO, bulk
-from tvmquant.graph import name_of
 from tvmquant.interpreter.lockstep import LinearLayer
-from tvmquant.ops.integer import ints
 
 # Output positions that are sampled of a layer (more hardly change its moments), and the numbers
 # that they may read together.
 POSITIONS = 32768
 VALUES = 1 << 25
+# Values of groups that are worked on together.
+_TOGETHER = 1 << 22
 # Beyond it, sums of squares leave float32.
 _LARGEST = 1e15
 
@@ -84,91 +84,67 @@ class Moments:
         return (self.y_mean - (rows * self.x_mean[:, None]).sum(-1)).reshape(-1)
 
 
-def weight_rows(layer: LinearLayer, weights: np.ndarray) -> np.ndarray:
-    """Weights as ``[groups, channels of a group, K]``, in the order of :func:`columns`."""
-    if not layer.is_conv:
-        return np.ascontiguousarray(weights.T)[None]
-    groups = int(layer.call.attrs["groups"])
-    return weights.reshape(groups, weights.shape[0] // groups, -1)
-
-
-def weights_of_rows(layer: LinearLayer, rows: np.ndarray) -> np.ndarray:
-    """The inverse of :func:`weight_rows`."""
-    if not layer.is_conv:
-        return np.ascontiguousarray(rows[0].T)
-    return rows.reshape(layer.q.shape)
-
-
-def columns(x: np.ndarray, call: relax.Call) -> np.ndarray:
-    """What every output position reads, ``[groups, positions, K]``."""
-    if name_of(call) != "nn.conv2d":
-        return x.reshape(1, -1, x.shape[-1])
-    attrs = call.attrs
-    (sh, sw), (dh, dw) = ints(attrs["strides"]), ints(attrs["dilation"])
-    top, left, bottom, right = ints(attrs["padding"])
-    groups = int(attrs["groups"])
-    _, kh, kw, cg = (int(d) for d in call.args[1].ty.shape.values)
-    x = np.pad(x, ((0, 0), (top, bottom), (left, right), (0, 0)))
-    span = ((kh - 1) * dh + 1, (kw - 1) * dw + 1)
-    windows = np.lib.stride_tricks.sliding_window_view(x, span, (1, 2))
-    windows = windows[:, ::sh, ::sw, :, ::dh, ::dw]
-    n, oh, ow = windows.shape[:3]
-    parts = windows.reshape(n, oh, ow, groups, cg, kh, kw)
-    return parts.transpose(3, 0, 1, 2, 5, 6, 4).reshape(groups, n * oh * ow, -1)
-
-
 def moments(layer: LinearLayer, positions: int = POSITIONS, seed: int = 0) -> Moments:
     """Moments over at most about ``positions`` output positions, chosen at random."""
     rng = np.random.default_rng(seed)
     depth = layer.q.size // layer.q.shape[layer.axis]
     positions = min(positions, max(VALUES // depth, 2 * depth))
     count = max(1, positions // len(layer.x_quant))
-    xs, ys = [], []
-    for x, y in zip(layer.x_quant, layer.y_float):
-        part = columns(x, layer.call)
-        chosen = _choice(rng, part.shape[1], count)
-        xs.append(part[:, chosen])
-        ys.append(y.reshape(-1, y.shape[-1])[chosen])
-    return _centred(xs, ys)
+    outputs = [y.reshape(-1, y.shape[-1]) for y in layer.y_float]
+    chosen = [_choice(rng, len(y), count) for y in outputs]
+    y = np.concatenate([part[numbers] for part, numbers in zip(outputs, chosen)])
+    groups = int(layer.call.attrs["groups"]) if layer.is_conv else 1
+    # All columns of a depthwise layer would be hundreds of megabytes.
+    step = max(1, _TOGETHER // (len(y) * depth))
+    parts = [slice(first, min(first + step, groups)) for first in range(0, groups, step)]
+
+    def read(part: slice) -> np.ndarray:
+        samples = zip(layer.x_quant, chosen)
+        return np.concatenate([columns(x, layer.call, n, part) for x, n in samples], 1)
+
+    usable: np.ndarray | slice = _usable(layer.x_quant, y, map(read, parts))
+    nothing = not usable.any()
+    if nothing:
+        # One position of zeros stands for the data.
+        usable, y = slice(1), np.zeros_like(y)
+    elif usable.all():
+        usable = ALL
+    y = y[usable]
+    y = y.reshape(len(y), groups, -1).transpose(1, 0, 2)
+    found = []
+    for part in parts:
+        x = read(part)[:, usable]
+        found.append(_centred(np.zeros_like(x) if nothing else x, y[part]))
+    return Moments(*map(np.concatenate, zip(*found)), count=y.shape[1])
 
 
 def _choice(rng: np.random.Generator, total: int, count: int) -> np.ndarray | slice:
     return slice(None) if total <= count else np.sort(rng.choice(total, count, replace=False))
 
 
-def _usable(x: np.ndarray, y: np.ndarray) -> np.ndarray | None:
-    """Which positions can be squared and are no outliers, ``[positions]``; ``None`` for all.
+def _usable(inputs: Sequence[np.ndarray], y: np.ndarray, parts: Iterable[np.ndarray]) -> np.ndarray:
+    """Which positions can be squared and are no outliers, ``[positions]``.
 
-    One broken sample would outweigh all others in a squared error. Where nothing is usable, one
-    position of zeros stands for the data.
+    One broken sample would outweigh all others in a squared error. ``parts`` are the columns, in
+    several arrays.
     """
     peak = np.abs(y).max(1)
     # NaN is not below anything.
     sane = peak < _LARGEST
-    if not (x.max() < _LARGEST and x.min() > -_LARGEST):
-        sane &= (np.abs(x) < _LARGEST).all((0, 2))
+    if not all(x.max() < _LARGEST and x.min() > -_LARGEST for x in inputs):
+        for part in parts:
+            sane &= (np.abs(part) < _LARGEST).all((0, 2))
     largest = bulk(peak[sane])
-    usable = sane & (peak <= OUTLIER_RATIO * largest) if largest > 0 else sane
-    if usable.all():
-        return None
-    if not usable.any():
-        x[:, 0], y[0] = 0, 0
-        usable[0] = True
-    return usable
+    return sane & (peak <= OUTLIER_RATIO * largest) if largest > 0 else sane
 
 
-def _centred(xs: Sequence[np.ndarray], ys: Sequence[np.ndarray]) -> Moments:
-    x = np.concatenate(xs, 1)
-    y = np.concatenate(ys)
-    usable = _usable(x, y)
-    if usable is not None:
-        x, y = x[:, usable], y[usable]
-    groups, total = x.shape[:2]
-    y = y.reshape(total, groups, -1).transpose(1, 0, 2)
+def _centred(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, ...]:
+    """Moments of some groups, ``[groups, positions, …]``, as :class:`Moments` has them."""
+    total = x.shape[1]
     x_mean, y_mean = x.mean(1, dtype=np.float64), y.mean(1, dtype=np.float64)
     # float32 products of centred values: precise enough, and twice as fast.
     x = x - x_mean[:, None].astype(np.float32)
     y = y - y_mean[:, None].astype(np.float32)
     xx = (x.transpose(0, 2, 1) @ x).astype(np.float64) / total
     yx = (y.transpose(0, 2, 1) @ x).astype(np.float64) / total
-    return Moments(xx, yx, (y.astype(np.float64) ** 2).mean(1), x_mean, y_mean, total)
+    return xx, yx, (y.astype(np.float64) ** 2).mean(1), x_mean, y_mean

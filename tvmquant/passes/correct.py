@@ -16,8 +16,9 @@ from tvm import relax
 
 from tvmquant.calibration.adaround import adaround
 from tvmquant.calibration.block_scales import BlockScales
+from tvmquant.calibration.columns import weight_rows, weights_of_rows
 from tvmquant.calibration.gptq import gptq
-from tvmquant.calibration.moments import moments, weight_rows, weights_of_rows
+from tvmquant.calibration.moments import moments
 from tvmquant.graph import Builder, Graph, const_value, name_of, rewrite
 from tvmquant.interpreter.lockstep import LinearLayer, Lockstep
 from tvmquant.ops.integer import shape_of
