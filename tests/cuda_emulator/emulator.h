@@ -19,24 +19,33 @@
 #include <functional>
 #include <vector>
 
+// Of a function whose own accesses of memory are not checked: it calls none whose are.
+#define TVMQUANT_QUIET __attribute__((no_sanitize("thread")))
+
 #define __device__
 #define __global__
 #define __forceinline__ inline
 #define __restrict__
 #define __launch_bounds__(...)
 
-struct uint2 { unsigned x, y; };
-struct uint4 { unsigned x, y, z, w; };
+struct alignas(8) uint2 { unsigned x, y; };
+struct alignas(16) uint4 { unsigned x, y, z, w; };
 struct dim3 { unsigned x = 1, y = 1, z = 1; };
 
 namespace emulator {
 
-struct Copy { void *to; const void *from; int bytes; };
+struct Copy {
+  void *to;
+  const void *from;
+  int bytes;
+  bool done = false;
+};
 struct Thread {
   ucontext_t context;
   std::vector<char> stack;
   dim3 index;
   bool done = false;
+  bool waited = false;  // for the launches before
   int waits = 0;  // 0 runs, 1 for its warp, 2 for its block, 3 looks again later
   std::vector<Copy> open;
   std::deque<std::vector<Copy>> groups;
@@ -53,8 +62,10 @@ inline bool eager;  // copies happen at once
 inline int events;  // what threads that look again may be waiting for
 inline uint8_t *shared_first;  // the shared memory of a block
 inline size_t shared_bytes;
+inline bool checks;  // whether a block runs, see memory.h
 // What else happens when a block starts, when its threads meet, when a thread ends.
 inline void (*on_block)(), (*on_barrier)(), (*on_exit)();
+inline void (*on_wait)();  // called when a thread waits for the launches before
 
 [[noreturn]] inline void fail(const char *why) {
   std::fprintf(stderr, "emulator: %s\n", why);
@@ -73,13 +84,27 @@ inline Thread &own() { return threads[current]; }
 inline int lane() { return current % 32; }
 inline Thread &of_lane(int other) { return threads[current / 32 * 32 + other]; }
 
-inline void finish(const std::vector<Copy> &group) {
-  for (const Copy &copy : group) std::memcpy(copy.to, copy.from, copy.bytes);
+// See memory.h.
+inline void start_bytes(), count_meeting(), end_copy(const Copy &copy);
+
+TVMQUANT_QUIET __attribute__((noinline)) inline void perform(Copy &copy) {
+  std::memcpy(copy.to, copy.from, copy.bytes);
+  copy.done = true;
+}
+
+inline void finish(std::vector<Copy> &group) {
+  for (Copy &copy : group) {
+    if (!copy.done) perform(copy);
+    end_copy(copy);
+  }
 }
 
 inline void enter() {
   body();
   if (!own().open.empty()) fail("a copy was never committed");
+  for (const auto &group : own().groups) {
+    if (!group.empty()) fail("a copy was never waited for");
+  }
   if (on_exit) on_exit();
   own().done = true;
 }
@@ -109,6 +134,7 @@ inline void run_block(int count, bool reverse) {
     Thread &thread = threads[i];
     thread.stack.resize(256 << 10);
     thread.done = false;
+    thread.waited = false;
     thread.waits = 0;
     thread.groups.clear();
     thread.index = {i % block_size.x, i / block_size.x % block_size.y,
@@ -129,15 +155,20 @@ inline void run_block(int count, bool reverse) {
     for (const Thread &thread : threads) {
       (thread.done ? done : thread.waits == 3 ? looking : waiting) += 1;
     }
-    if (!waiting && !looking) return;
+    if (!waiting && !looking) break;
     if (looking) {
       if (events == before) fail("threads wait for what nobody does");
       continue;
     }
     if (done) fail("some threads ended while others wait for the block");
+    count_meeting();
     if (on_barrier) on_barrier();
     for (Thread &thread : threads) thread.waits = 0;
   }
+  // Launches behind this one count on it that the ones before have ended, too.
+  const auto waited = [](const Thread &thread) { return thread.waited; };
+  const int all = std::count_if(threads.begin(), threads.end(), waited);
+  if (all != 0 && all != count) fail("some threads do not wait for the launch before");
 }
 
 // Calls `kernel` once for every thread; shared memory starts as garbage in every block.
@@ -155,8 +186,11 @@ inline void launch(dim3 grid, dim3 block, std::vector<uint8_t> &shared, bool rev
       for (unsigned x = 0; x < grid.x; ++x) {
         block_index = {x, y, z};
         std::fill(shared.begin(), shared.end(), 0xA5);
+        start_bytes();
         if (on_block) on_block();
+        checks = true;
         run_block(count, reverse);
+        checks = false;
       }
 }
 

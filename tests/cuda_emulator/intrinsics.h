@@ -2,8 +2,8 @@
 #pragma once
 #include "emulator.h"
 
-struct float2 { float x, y; };
-struct float4 { float x, y, z, w; };
+struct alignas(8) float2 { float x, y; };
+struct alignas(16) float4 { float x, y, z, w; };
 
 // Byte i of the result is byte (selector >> 4 i) % 8 of b:a.
 inline unsigned __byte_perm(unsigned a, unsigned b, unsigned selector) {

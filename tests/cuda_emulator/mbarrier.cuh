@@ -24,8 +24,8 @@ inline Barrier &barrier_at(const void *address) {
   return found->second;
 }
 
-inline void come(const Copy &copy) {
-  std::memcpy(copy.to, copy.from, copy.bytes);
+inline void come(Copy &copy) {
+  perform(copy);
   std::memcpy(&visible[static_cast<uint8_t *>(copy.to) - shared_first], copy.from, copy.bytes);
 }
 
@@ -34,7 +34,10 @@ inline void arrive(Barrier &barrier, bool fenced) {
   if (barrier.missing == 0) fail("more threads arrive at a barrier than it counts");
   barrier.fenced &= fenced;
   if (--barrier.missing) return;
-  for (const Copy &copy : barrier.copies) come(copy);
+  for (Copy &copy : barrier.copies) {
+    if (!copy.done) come(copy);
+    end_copy(copy);
+  }
   barrier.copies.clear();
   if (barrier.fenced) std::copy(shared_first, shared_first + shared_bytes, visible.begin());
   barrier.fenced = true;
@@ -47,6 +50,7 @@ inline void arrive(Barrier &barrier, bool fenced) {
 namespace tvmquant {
 
 inline void barrier_init(uint64_t *barrier, int count) {
+  emulator::pairwise_order = true;
   emulator::barriers[barrier] = {count, count, 0, true, {}};
 }
 
@@ -59,11 +63,10 @@ inline void copy_bulk(void *to, const void *from, int bytes, uint64_t *barrier) 
     emulator::fail("a bulk copy is not aligned to 16 bytes");
   }
   auto &found = emulator::barrier_at(barrier);
-  if (emulator::eager) {
-    emulator::come({to, from, bytes});
-  } else {
-    found.copies.push_back({to, from, bytes});
-  }
+  emulator::Copy copy{to, from, bytes};
+  emulator::begin_copy(copy);
+  if (emulator::eager) emulator::come(copy);
+  found.copies.push_back(copy);
   // Its arrival writes nothing itself.
   emulator::arrive(found, true);
 }

@@ -2,6 +2,7 @@
 #pragma once
 #include "emulator.h"
 #include "intrinsics.h"
+#include "memory.h"
 
 namespace tvmquant {
 
@@ -13,11 +14,10 @@ void copy_async(void *to, const void *from) {
   if (reinterpret_cast<uintptr_t>(to) % BYTES || reinterpret_cast<uintptr_t>(from) % BYTES) {
     emulator::fail("a copy is not aligned to its size");
   }
-  if (emulator::eager) {
-    std::memcpy(to, from, BYTES);
-  } else {
-    emulator::own().open.push_back({to, from, BYTES});
-  }
+  emulator::Copy copy{to, from, BYTES};
+  emulator::begin_copy(copy);
+  if (emulator::eager) emulator::perform(copy);
+  emulator::own().open.push_back(copy);
 }
 
 inline void copy_commit() {
@@ -101,6 +101,30 @@ void multiply_16(int (&c)[4], const unsigned (&a)[4], const unsigned (&b)[2]) {
 inline uint4 load_stream(const uint4 *from) {
   if (reinterpret_cast<uintptr_t>(from) % 16) emulator::fail("a vector is not aligned");
   return *from;
+}
+
+// Before launch_wait() others still write what is read here.
+template <class T>
+T load_fresh(const T *from) {
+  if (reinterpret_cast<uintptr_t>(from) % sizeof(T)) emulator::fail("a vector is not aligned");
+  if (!emulator::own().waited) emulator::fail("read before the launch before has ended");
+  return *from;
+}
+
+inline void prefetch_bulk(const void *from, int bytes) {
+  if (bytes <= 0 || bytes % 16 || reinterpret_cast<uintptr_t>(from) % 16) {
+    emulator::fail("a bulk copy is not aligned to 16 bytes");
+  }
+  // It must be memory that is there.
+  volatile const char *const memory = static_cast<const char *>(from);
+  (void)memory[0], (void)memory[bytes - 1];
+}
+
+inline void launch_next() {}
+
+inline void launch_wait() {
+  if (emulator::on_wait) emulator::on_wait();
+  emulator::own().waited = true;
 }
 
 // By bytes: element (r, k) of a is byte k % 4 of word k / 16 * 2 + r / 8 of lane
