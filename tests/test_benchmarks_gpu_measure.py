@@ -256,7 +256,16 @@ def test_contenders_take_turns_and_failures_are_rows(tmp_path):
         timing.Contender("b", fails),
     ]
     contenders.append(timing.Contender("c", lambda copy: None, 1, {"exact": True}, None, int))
-    rows = timing.take_turns(runtime.Processor(None), contenders, 3, 60)
+    few = iter(range(4))
+    contenders.append(timing.Contender("d", lambda copy: next(few)))
+    lost = timing.Contender("e", lambda copy: None, unchanged=lambda: fails(0))
+    rows = timing.take_turns(runtime.Processor(None), [*contenders, lost], 3, 60)
+    # What fails while it is timed, or is read afterwards, takes no other contender along.
+    assert [r.get("error", "").partition(":")[0] for r in rows[3:]] == [
+        "StopIteration",
+        "RuntimeError",
+    ]
+    assert not any("us" in r for r in rows[3:])
     assert rows[2]["exact"] is False and "us" not in rows[2]
     assert rows[0]["readings"] == 3 and rows[0]["p10"] <= rows[0]["us"] <= rows[0]["p90"]
     assert rows[1] == {"contender": "b", "error": "RuntimeError: CUDA: out of memory"}

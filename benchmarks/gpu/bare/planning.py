@@ -10,6 +10,8 @@ from typing import Any
 from .kernels import COLD_ROWS, family
 
 Job = dict[str, Any]
+# Seconds that a job of small kernels, which are not timed, may take: what hangs costs no more.
+_SMALL = 15
 # Shapes of matrix products that are also measured with engines that take long to start.
 _FIRST = 2
 PARTS = ("machine", "exact", "gemm", "network", "conv", "slow")
@@ -42,11 +44,11 @@ def jobs_of(work: Path, parts: list[str], rounds: int) -> list[Job]:
         for folder, about in kernels.items():
             if about["part"] == "exact":
                 words = (about["name"], about["precision"], about["residual"])
-                job = _kernels("exact", " ".join(filter(None, words)), [folder], 30)
+                job = _kernels("exact", " ".join(filter(None, words)), [folder], _SMALL)
                 jobs.append({**job, **timed, "time": False})
         for folder, about in networks.items():
             if about["only_exact"]:
-                job = {"kind": "network", "part": "exact", "folders": [folder], "limit": 120}
+                job = {"kind": "network", "part": "exact", "folders": [folder], "limit": 40}
                 name = f"{about['name']} {about['precision']} batch {about['batch']}"
                 jobs.append({**job, **timed, "name": name, "batch": about["batch"], "time": False})
     for part in ("gemm", "conv"):

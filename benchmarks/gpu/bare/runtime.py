@@ -36,8 +36,10 @@ def load(folder: Path, cuda: bool) -> Any:
     if site.is_dir():
         sys.path.insert(0, str(site))
     if cuda:
-        # Its own libcudart is found by name, once it is loaded.
-        torch_or_none()
+        # Its own libcudart and the driver are found by name, once they are loaded.
+        torch = torch_or_none()
+        if torch is not None:
+            torch.cuda.is_available()
     import tvm_ffi
 
     if not libraries.is_dir():
@@ -57,7 +59,7 @@ def torch_or_none() -> Any:
     """PyTorch, if it is there."""
     try:
         import torch
-    except ImportError:
+    except (ImportError, OSError):
         return None
     return torch
 

@@ -84,10 +84,19 @@ def take_turns(
         if turn >= 2 and time.monotonic() - start > seconds:
             break
         random.Random(turn).shuffle(ready)
-        for *_, read, _, readings in ready:
-            readings.append(read())
+        for row, _, read, _, readings in ready:
+            try:
+                readings.append(read())
+            except Exception as error:
+                row["error"] = told(error)
+        ready = [entry for entry in ready if "error" not in entry[0]]
     for row, contender, _, how, readings in ready:
-        if contender.unchanged and not contender.unchanged():
+        try:
+            same = contender.unchanged is None or contender.unchanged()
+        except Exception as error:
+            row["error"] = told(error)
+            continue
+        if not same:
             row |= {"exact": False, "wrong": "another result after many runs"}
             continue
         p10, median, p90 = (round(float(v), 3) for v in np.percentile(readings, (10, 50, 90)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import select
@@ -11,7 +12,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-_START = 120.0
+# Seconds to start, at most and however short the first job may be, and to end when it is killed.
+_START, _LEAST, _END = 120.0, 60.0, 20.0
 
 
 class WorkerError(Exception):
@@ -58,7 +60,7 @@ class Worker:
             If there is no GPU, or the runtime cannot be loaded.
         """
         if self._process is None:
-            self._start()
+            self._start(min(_START, max(seconds, _LEAST)))
         assert self._process is not None and self._process.stdin is not None
         try:
             self._process.stdin.write(json.dumps(job).encode() + b"\n")
@@ -75,17 +77,19 @@ class Worker:
         """End the process."""
         if self._process is not None:
             self._process.kill()
-            self._process.wait()
+            # A process that waits for its GPU may not end, and is left behind.
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._process.wait(_END)
             for pipe in (self._process.stdin, self._process.stdout):
                 if pipe is not None:
                     pipe.close()
             self._process = None
 
-    def _start(self) -> None:
+    def _start(self, seconds: float) -> None:
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
         self._process = subprocess.Popen(self._command, **pipes)
         self._rest = b""
-        answer = self._answer(_START)
+        answer = self._answer(seconds)
         if "error" in answer:
             self.stop()
             raise StartError(answer["error"])
