@@ -141,7 +141,7 @@ def cuda_target(name: str, host: dict[str, Any]) -> dict[str, Any] | None:
     ----------
     name : str
     host : dict
-        Target of the processor that launches the kernels.
+        Target of this machine's processor. The one that launches the kernels is any of its kind.
 
     Raises
     ------
@@ -151,7 +151,14 @@ def cuda_target(name: str, host: dict[str, Any]) -> dict[str, Any] | None:
     if name != "cuda" and not name.startswith("cuda-"):
         return None
     arch = arch_of(name.removeprefix("cuda-")) if name != "cuda" else _local_arch()
-    return {"kind": "cuda", "arch": arch.name, "host": host}
+    return {"kind": "cuda", "arch": arch.name, "host": _any_processor(host)}
+
+
+def _any_processor(host: dict[str, Any]) -> dict[str, Any]:
+    """Without what only this machine may have: the model may run on another one."""
+    # It only launches kernels: nothing is lost.
+    kind = "x86-64-v2" if host["mtriple"].startswith("x86_64") else "generic"
+    return {key: value for key, value in host.items() if key != "mattr"} | {"mcpu": kind}
 
 
 def _local_arch() -> Arch:
