@@ -90,7 +90,7 @@ def test_what_asks_for_it():
     )
 
 
-@pytest.mark.parametrize("bits", ["w4a4", "w2a8", "w1a8"])
+@pytest.mark.parametrize("bits", ["w4a4", pytest.param("w2a8", marks=pytest.mark.slow), "w1a8"])
 def test_compile_with_data_corrects_below_eight_bits(bits):
     _, model = network()
     feeds = [{"x0": s[0]} for s in samples(24)]

@@ -41,7 +41,9 @@ def loss(mod, other, batches):
     return sum(np.sum((a - b) ** 2) for a, b in pairs) / sum(np.sum(a**2) for a, _ in pairs)
 
 
-@pytest.mark.parametrize("bits", ["w2a8", "w2a4", "w1a8"])
+@pytest.mark.parametrize(
+    "bits", ["w2a4", *(pytest.param(bits, marks=pytest.mark.slow) for bits in ("w2a8", "w1a8"))]
+)
 def test_unseen_data_comes_nearer_to_the_float_network(bits, options):
     mod, qdq, batches, recipe = prepared(bits, 48, rounding="brecq", bias_correction=True)
     fixed = reconstruct(mod, qdq, batches, recipe, options=options)

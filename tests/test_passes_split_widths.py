@@ -44,7 +44,7 @@ def test_the_split_graph_means_the_same():
 @pytest.mark.parametrize(
     ("bits", "changes"),
     [
-        ("w4a8", {}),
+        pytest.param("w4a8", {}, marks=pytest.mark.slow),
         ("w4a4", {"average_bits": 3.0, "share_bits": True}),
         ("w4a8", {"requantize": "fixed_point", "rounding": "gptq", "bias_correction": "empirical"}),
     ],

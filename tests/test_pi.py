@@ -61,7 +61,10 @@ def pi5_bundle(quantized, tmp_path_factory):
     )
 
 
-@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize(
+    "precision",
+    [pytest.param(p, marks=pytest.mark.slow) if p in ("w4a8", "w2a2") else p for p in PRECISIONS],
+)
 def test_bundles_give_the_bits_of_the_host_and_of_numpy(pi, picture, tmp_path, precision):
     x = np.load(picture)
     quantized = quantize(DEMO, precision, x)
@@ -180,7 +183,7 @@ def test_python_on_the_pi_loads_bundles_and_refuses_others(
 # The other precisions take minutes and run on the network of the demo anyway.
 @pytest.mark.parametrize(
     "precision",
-    [p if p in ("w8a8", "w4a4") else pytest.param(p, marks=pytest.mark.slow) for p in PRECISIONS],
+    [p if p == "w8a8" else pytest.param(p, marks=pytest.mark.slow) for p in PRECISIONS],
 )
 def test_efficientnet_lite0(pi, tmp_path, precision):
     if not LITE0.is_file():

@@ -68,6 +68,7 @@ def test_a_pi_refuses_what_is_not_made_for_it(pi_server, tiny_model):
         demo("rpi5", "w8a8").remote(pi_server.address)
 
 
+@pytest.mark.slow  # tests/test_tuning_remote.py does it here
 def test_two_pis_tune_and_one_dies(tmp_path):
     device = get_device("rpi4")
     database = Database(tmp_path / "db.jsonl")
@@ -75,7 +76,7 @@ def test_two_pis_tune_and_one_dies(tmp_path):
         where = ("--tracker", tracker.address, "--key", "rpi4")
         pis = [serve_on_pi("cortex-a72", *where) for _ in range(2)]
         try:
-            wait_for_boards(tracker.address, "rpi4", 2, seconds=120)
+            wait_for_boards(tracker.address, "rpi4", 2, seconds=600)
 
             def watch():
                 while len(database) < 1:

@@ -24,7 +24,7 @@ def children(server):
     return psutil.Process(server.popen.pid).children()
 
 
-def gone(process, seconds=20):
+def gone(process, seconds=100):
     try:
         process.wait(seconds)
     except psutil.TimeoutExpired:

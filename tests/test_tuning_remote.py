@@ -102,7 +102,7 @@ def test_a_hanging_board_is_dropped():
     database = Database()
     with serving() as hanging, serving() as good:
         when(database, 1, lambda: hanging.signal(signal.SIGSTOP))
-        fleet = Fleet((Address.of(hanging.address), Address.of(good.address)), timeout=5)
+        fleet = Fleet((Address.of(hanging.address), Address.of(good.address)), timeout=10)
         with pytest.warns(RemoteTuningWarning, match=f"dropped the device {hanging.address}"):
             report = tune(fleet, database, (CONV,), count=12)
         assert report.measured == 12 and report.failed == 0
@@ -110,7 +110,7 @@ def test_a_hanging_board_is_dropped():
 
 def test_a_board_that_talks_nonsense_is_left_out():
     with pretender(lambda link, _: link.sendall(b"\xff" * 64)) as nonsense, serving() as good:
-        fleet = Fleet((Address.of(nonsense), Address.of(good.address)), timeout=8)
+        fleet = Fleet((Address.of(nonsense), Address.of(good.address)), timeout=12)
         with pytest.warns(RemoteTuningWarning, match=nonsense):
             report = tune(fleet, Database())
     assert report.measured == 6 and report.failed == 0
