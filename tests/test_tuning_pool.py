@@ -1,12 +1,13 @@
 """Worker processes: what they build, how they die."""
 
 import math
+import threading
 
 import pytest
 from tuning_tools import CONV, HOST, MATMUL, crash, fail, hang, name_of, registered, wrong
 
 from tvmquant.tuning.candidates import candidates
-from tvmquant.tuning.pool import InProcess, Pool
+from tvmquant.tuning.pool import InProcess, Pool, Worker
 from tvmquant.tuning.session import Job
 
 
@@ -63,3 +64,18 @@ def test_without_processes_it_is_the_same(tmp_path):
     assert [error for _, error in results[:2]] == ["", ""]
     assert "no rule no.such.rule for matmul" in results[2][1]
     assert inside.time(results[0][0], math.inf).seconds > 0
+
+
+def test_ctrl_c_at_any_moment_leaves_no_timer_that_holds_the_command_back(monkeypatch):
+    start = threading.Timer.start
+
+    def interrupted(timer):
+        start(timer)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(threading.Timer, "start", interrupted)
+    monkeypatch.setattr(Worker, "_start", lambda worker: None)
+    with pytest.raises(KeyboardInterrupt):
+        Worker(1).ask("build", seconds=60)
+    timers = [t for t in threading.enumerate() if isinstance(t, threading.Timer)]
+    assert all(timer.daemon or timer.finished.is_set() for timer in timers)

@@ -64,8 +64,9 @@ class Worker:
             process.kill()
 
         timer = threading.Timer(seconds, stop)
-        timer.start()
+        timer.daemon = True  # after a Ctrl-C just here nothing would end it before its time
         try:
+            timer.start()
             pickle.dump((method, arguments), process.stdin)
             process.stdin.flush()
             done, value = pickle.load(process.stdout)
