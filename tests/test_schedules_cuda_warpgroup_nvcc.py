@@ -10,7 +10,7 @@ from test_schedules_cuda_nvcc import LINE, PAIR, RESNET, cubin, machine_code
 from test_schedules_cuda_warpgroup import BITS, FLAVOURS, HOPPER, cover
 
 from tvmquant.schedules.cuda.warpgroup import warpgroup_kernel
-from tvmquant.schedules.cuda.warpgroup_plan import warpgroup_plans
+from tvmquant.schedules.cuda.warpgroup_plan import moved_registers, warpgroup_plans
 from tvmquant.schedules.workload import Workload
 
 pytestmark = pytest.mark.skipif(not shutil.which("nvcc"), reason="nvcc is not installed")
@@ -35,6 +35,11 @@ def check(kernel, folder):
     # ptxas says when it makes products wait for each other.
     assert "serialized" not in told and "C75" not in told, told
     return path
+
+
+def highest(code):
+    """The last register that is named."""
+    return max(map(int, re.findall(r"\bR(\d+)\b", code)), default=0)
 
 
 def products(code):
@@ -71,7 +76,15 @@ def test_producers_copy_and_the_others_only_multiply(w_bits, tmp_path):
     kernel = warpgroup_kernel(layer, HOPPER).with_config({**LARGE, **sizes})
     code = machine_code(check(kernel, tmp_path))
     # Sums and weights together are more than each thread can have.
-    assert ("USETMAXREG" in code) == (w_bits == 4)
+    moved = moved_registers(layer, kernel.plan) if w_bits == 4 else ()
+    given = re.findall(r"USETMAXREG\.\w+\.CTAPOOL (?:UP0, )?(0x\w+)", code)
+    assert [int(number, 16) for number in given] == list(moved)
+    if moved:
+        # What producers run, until they wait for the others and from where all store: they have
+        # no more registers.
+        own, rest = code.split("USETMAXREG.DEALLOC")[1].split("USETMAXREG.TRY_ALLOC")
+        assert highest(own) < moved[0] and highest(rest.rpartition("BAR.SYNC")[2]) < moved[0]
+        assert moved[0] <= highest(rest) < moved[1]
     assert len(products(code)) == 4
     # Weights come as bulk copies, and warps wait for each other at barriers in shared memory.
     assert "UBLKCP" in code and "SYNCS.PHASECHK" in code and "LDGSTS.E.BYPASS.128" in code

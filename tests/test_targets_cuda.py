@@ -5,7 +5,7 @@ import json
 import pytest
 
 from tvmquant.targets import get_device
-from tvmquant.targets.cuda import cuda_target
+from tvmquant.targets.cuda import arch_of, cuda_target
 
 
 def test_the_code_that_launches_kernels_runs_on_any_processor():
@@ -24,3 +24,12 @@ def test_the_kind_of_processor_stays(triple, cpu):
     found = cuda_target("cuda-sm_80", host)
     assert found["host"] == {"kind": "llvm", "mtriple": triple, "mcpu": cpu}
     assert found["arch"] == "sm_80" and host["mcpu"] == "newest"
+
+
+@pytest.mark.parametrize(
+    "arch, kilobytes, blocks",
+    [("sm_90", 113, 2), ("sm_90", 113.5, 1), ("sm_90", 227, 1), ("sm_86", 49, 2), ("sm_75", 32, 2)],
+)
+def test_blocks_share_the_memory_of_a_multiprocessor(arch, kilobytes, blocks):
+    # 228 KB on sm_90, 100 on sm_86, of which each block's own kilobyte is a part; 64 on sm_75.
+    assert arch_of(arch).blocks_by_memory(int(kilobytes * 1024)) == blocks

@@ -52,6 +52,12 @@ class Arch:
         """What nvcc has to make, ``sm_90a`` where the code needs what only this one has."""
         return self.name + "a" * self.wgmma
 
+    def blocks_by_memory(self, shared_bytes: int) -> int:
+        """Blocks with so much shared memory that a multiprocessor has room for."""
+        # From sm_80 on each block has another kilobyte, which is not its own.
+        own = 1024 if self.sm >= 80 else 0
+        return (self.shared_bytes + own) // max(1, shared_bytes + own)
+
     @property
     def products(self) -> tuple[str, ...]:
         """What its tensor cores multiply: ``U8S8``, ``U4S4``, ``BITS_XOR``, ``BITS_AND``."""

@@ -54,7 +54,7 @@ def estimate(workload: Workload, plan: Plan, arch: Arch) -> float:
     tile = plan.block_m * plan.block_n
     slots = -(-slots_of(workload, plan) // plan.splits)
     room = FILE // (plan.threads * registers(workload, plan, arch))
-    resident = max(1, min(arch.shared_bytes // plan.shared_bytes, 2048 // plan.threads, room, 16))
+    resident = max(1, min(arch.blocks_by_memory(plan.shared_bytes), 2048 // plan.threads, room, 16))
     waves = -(-blocks // (arch.multiprocessors * resident))
     # Cycles of a slot: products at the rate of one block's share, fragments from shared memory.
     products = tile * plan.block_k / _RATE[plan.product]

@@ -69,7 +69,7 @@ def occupancy(
     arch : Arch
     """
     room = (
-        arch.shared_bytes // max(1, shared_bytes),
+        arch.blocks_by_memory(shared_bytes),
         _THREADS // threads,
         _REGISTERS // (threads * registers),
     )

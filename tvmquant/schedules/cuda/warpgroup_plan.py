@@ -231,7 +231,7 @@ def estimate_warpgroup(workload: Workload, plan: WarpgroupPlan, arch: Arch) -> f
     tile = plan.block_m * plan.block_n
     slots = -(-math.prod(workload.w_shape[1:]) // plan.block_k)
     room = _FILE // (plan.threads * warpgroup_registers(workload, plan))
-    resident = max(1, min(arch.shared_bytes // plan.shared_bytes, 2048 // plan.threads, room))
+    resident = max(1, min(arch.blocks_by_memory(plan.shared_bytes), 2048 // plan.threads, room))
     waves = -(-blocks // (arch.multiprocessors * resident))
     busy = min(resident, -(-blocks // arch.multiprocessors))
     copied = plan.block_m * plan.block_k + plan.weight_bytes
