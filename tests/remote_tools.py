@@ -32,8 +32,11 @@ class Process:
         self.lines = []
         self._grown = threading.Condition()
         threading.Thread(target=self._read, daemon=True).start()
-        found = self.wait_for(r" on (\S+?:\d+)")
-        self.address = found[1]
+        try:
+            self.address = self.wait_for(r" on (\S+?:\d+)")[1]
+        except BaseException:
+            self.kill()
+            raise
 
     def _read(self):
         for line in self.popen.stdout:
