@@ -1,5 +1,6 @@
 """Kernels of several launches: scratch memory, order, and what TVM's host code makes of them."""
 
+import dataclasses
 import re
 import shutil
 
@@ -9,10 +10,12 @@ import tvm
 from cuda_tools import aligned, run_arrays
 
 from tvmquant.build import compile_module
+from tvmquant.runtime.link import export_library
 from tvmquant.schedules.cuda.launch import Launch, program
 from tvmquant.targets import get_device
 
 COUNT = 200
+SHARED = "tirx.use_dyn_shared_memory"
 DOUBLED = """#include <stdint.h>
 __device__ void doubled(const uint8_t *x, int *sums, uint8_t *shared) {
   const int at = blockIdx.x * 32 + threadIdx.x;
@@ -73,3 +76,23 @@ def test_the_host_takes_memory_from_the_pool_of_the_gpu():
     source = mod.imports[0].inspect_source("cuda")
     assert re.search(r"both_kernel\(.*\) \{[^}]*doubled\(", source)
     assert re.search(r"both_kernel_1\(.*\) \{[^}]*turned\(", source)
+
+
+@pytest.mark.skipif(not shutil.which("nvcc"), reason="nvcc is not installed")
+def test_launches_that_may_start_early_say_so(tmp_path):
+    """What TVM's runtime goes by when it launches: their names and tags are in the library."""
+    early, late = (dataclasses.replace(each, early=False) for each in TwoLaunches.launches)
+    early = dataclasses.replace(early, early=True, resident=2)
+    func = program("both", (early, late), TwoLaunches.arguments, TwoLaunches.scratch)
+    built = compile_module(tvm.IRModule({"both": func}), get_device("cuda-sm_90"))
+    source = built.mod.imports[0].inspect_source("cuda")
+    assert re.search(r"__launch_bounds__\(32, 2\) both_kernel\(", source)
+    assert re.search(r"__launch_bounds__\(64\) both_kernel_1\(", source)
+    library = tmp_path / "both.so"
+    export_library(built, library)
+    words = [word.decode() for word in re.findall(rb"[\w.]{9,}", library.read_bytes())]
+    tag = words.index("tirx.use_programtic_dependent_launch")
+    assert words[tag - 2 : tag + 2] == ["blockIdx.z", "threadIdx.x", words[tag], SHARED]
+    assert words.count(words[tag]) == 1
+    # Of the two kernels it is the first one.
+    assert [w for w in words[:tag] if w.startswith("both_kernel")][-1] == "both_kernel"

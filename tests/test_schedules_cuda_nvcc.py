@@ -24,8 +24,9 @@ def entry(launch, name):
     """A launch as a kernel of this name."""
     types = re.search(rf"void {launch.name}\((.*?)\) \{{", launch.source)[1].split(", ")[:-1]
     names = ", ".join(t.split("*")[1] for t in types)
+    bounds = f"{launch.threads}, {launch.resident}" if launch.resident > 1 else launch.threads
     return launch.source + (
-        f'extern "C" __global__ void __launch_bounds__({launch.threads}) {name}('
+        f'extern "C" __global__ void __launch_bounds__({bounds}) {name}('
         f"{', '.join(types)}) {{ extern __shared__ __align__(128) uint8_t shared[]; "
         f"{launch.name}({names}, shared); }}\n"
     )

@@ -43,6 +43,9 @@ def check(kernel, folder, data, reverse=False):
         (3, 300, 20, 4, 100, True),  # groups that are not whole units, an odd number of rows
         (8, 261, 16, 4, 0, False),  # no vectors of activations
         (33, 192, 24, 4, 64, False),  # several blocks of rows
+        (13, 330, 40, 4, 64, True),  # planes of digits, groups that are not whole
+        (24, 512, 20, 8, 0, False),
+        (7, 256, 33, 2, 32, True),
         (1, 1000, 31, 8, 0, True),
         (5, 200, 17, 8, 32, False),
         (1, 640, 18, 2, 128, False),
@@ -70,7 +73,7 @@ def test_any_shape_at_any_size_stays_within_the_bound(data, tmp_path):
     depth = draw(st.integers(16, 700))
     group = draw(st.sampled_from([0, 16, 32, 48, 64, 100, 128, 256]))
     workload = weight_only_workload(
-        draw(st.integers(1, 20)),
+        draw(st.integers(1, 40)),
         depth,
         draw(st.integers(1, 100)),
         draw(st.sampled_from([8, 4, 2])),
@@ -100,24 +103,31 @@ def test_any_shape_at_any_size_stays_within_the_bound(data, tmp_path):
             {"tiles": 1, "warps_m": 1, "warps_k": 4, "ahead": 1, "rows": 6},
         ),
         ({}, {"launches": 2}),
+        ({}, {"splits": 3, "reach": 2}),
+        ({}, {"splits": 2, "rows": 8, "launches": 2, "reach": 3}),
         (
             {"multiprocessors": 2, "shared_bytes": 32 << 10},
             {"tiles": 2, "warps_m": 1, "warps_k": 4, "ahead": 1, "rows": 6, "launches": 2},
         ),
+        (
+            {"multiprocessors": 2, "shared_bytes": 16 << 10},
+            {"warps_m": 2, "warps_k": 2, "ahead": 1, "rows": 8, "launches": 2, "splits": 2},
+        ),
     ],
-    ids=["tiles", "warps", "places", "chunks", "launches", "all"],
+    ids=["tiles", "warps", "places", "chunks", "launches", "parts", "planes", "all", "all planes"],
 )
 def test_all_sizes_are_right(arch, sizes, tmp_path):
     workload = weight_only_workload(6, 1100, 90, 4, 32, True)
     kernel = kernel_of(workload, dataclasses.replace(SM_90, **arch), **sizes)
     assert (kernel.plan.items > 1) == ("multiprocessors" in arch)
     assert (kernel.plan.chunks > 1) == ("shared_bytes" in arch)
+    assert len(kernel.launches) == kernel.plan.launches + (kernel.plan.splits > 1)
     check(kernel, tmp_path, WeightOnlyData.of(workload, 3))
 
 
-@pytest.mark.parametrize("bits", [8, 4, 2])
-def test_whole_numbers_are_exact(bits, tmp_path):
-    workload = weight_only_workload(3, 384, 20, bits, 64, True)
+@pytest.mark.parametrize("rows, bits", [(3, 8), (3, 4), (3, 2), (8, 8), (8, 4)])
+def test_whole_numbers_are_exact(rows, bits, tmp_path):
+    workload = weight_only_workload(rows, 384, 20, bits, 64, True)
     data = WeightOnlyData.of(workload, bits)
     rng = np.random.default_rng(bits)
     data.x[...] = rng.integers(-100, 100, data.x.shape)
@@ -140,9 +150,10 @@ def test_one_activation_at_a_time_is_exact_to_its_last_bit(tmp_path):
     np.testing.assert_array_equal(got, np.broadcast_to(x[range(4), at][:, None], got.shape))
 
 
+@pytest.mark.parametrize("rows", [2, 8])
 @pytest.mark.parametrize("magnitude", [1e-44, 1e-38, 1e-30, 1e30, 1e36])
-def test_extreme_magnitudes(magnitude, tmp_path):
-    workload = weight_only_workload(2, 256, 16, 4, 64)
+def test_extreme_magnitudes(magnitude, rows, tmp_path):
+    workload = weight_only_workload(rows, 256, 16, 4, 64)
     data = WeightOnlyData.of(workload, 5)
     data.x *= np.float32(magnitude / np.abs(data.x).max())
     data.scale /= 100
@@ -150,9 +161,18 @@ def test_extreme_magnitudes(magnitude, tmp_path):
     check(kernel_of(workload), tmp_path, data)
 
 
-@pytest.mark.parametrize("value", [np.inf, -np.inf, np.nan])
-def test_a_row_that_is_not_finite_becomes_nan_alone(value, tmp_path):
-    workload = weight_only_workload(3, 256, 16, 4, 64)
+def test_the_longest_three_bytes_are_not_passed(tmp_path):
+    """Of 0x7F7F7F steps and one more, next to powers of two: larger ones have longer steps."""
+    workload = weight_only_workload(8, 256, 16, 4, 32)
+    data = WeightOnlyData.of(workload, 4)
+    near = np.array([0x7F7F7F, 0x7F7F80, 0x7FFFFF, 0x800000, 0x7F7F7E, 0x400000], np.float32)
+    data.x[...] = np.resize(near, data.x.shape) * np.where(data.x < 0, -1, 1)
+    check(kernel_of(workload, rows=8), tmp_path, data)
+
+
+@pytest.mark.parametrize("rows, value", [(3, np.inf), (3, -np.inf), (3, np.nan), (8, np.inf)])
+def test_a_row_that_is_not_finite_becomes_nan_alone(rows, value, tmp_path):
+    workload = weight_only_workload(rows, 256, 16, 4, 64)
     data = WeightOnlyData.of(workload, 6)
     expected, bound = data.expected()
     data.x[1, 100] = value

@@ -26,12 +26,18 @@ from tvmquant.runtime.toolchain import find_toolchain, machine
 
 # What TVM calls to compile CUDA, and where it looks for an option of its own.
 _HOOK = "tvm_callback_cuda_compile"
+_BUILD = "target.build.cuda"
 _NO_FAST_MATH = "TVM_CUDA_NVCC_NO_FAST_MATH"
 _CALLS = (
     "cuDeviceGetName cuFuncSetAttribute cuLaunchKernelEx cuModuleGetFunction cuModuleLoadData "
     "cuModuleUnload cuTensorMapEncodeTiled"
 ).split()
 _NO_DEVICE = 100
+# What a kernel says of its launch, see tvmquant.schedules.cuda.launch, and what TVM's runtime goes
+# by (the name is TVM's): the size of shared memory comes last.
+EARLY = "tvmquant.starts_early"
+_PARAMS, _DEPENDENT = "tirx.kernel_launch_params", "tirx.use_programtic_dependent_launch"
+_SHARED = "tirx.use_dyn_shared_memory"
 
 
 def _stand_in() -> str:
@@ -127,7 +133,13 @@ def nvcc(archs: Sequence[str]) -> Iterator[None]:
             raise
 
     hook, fast = tvm.get_global_func(_HOOK), os.environ.get(_NO_FAST_MATH)
+    generate = tvm.get_global_func(_BUILD)
+
+    def generate_all(mod: tvm.IRModule, target: tvm.target.Target) -> tvm.runtime.Module:
+        return generate(_launched_early(mod), target)
+
     tvm_ffi.register_global_func(_HOOK, compile_all, override=True)
+    tvm_ffi.register_global_func(_BUILD, generate_all, override=True)
     os.environ[_NO_FAST_MATH] = "1"
     try:
         yield
@@ -137,7 +149,30 @@ def nvcc(archs: Sequence[str]) -> Iterator[None]:
         raise TvmQuantError(f"nvcc failed: {failures[0] or 'it does not say why'}") from error
     finally:
         tvm_ffi.register_global_func(_HOOK, hook, override=True)
+        tvm_ffi.register_global_func(_BUILD, generate, override=True)
         if fast is None:
             del os.environ[_NO_FAST_MATH]
         else:
             os.environ[_NO_FAST_MATH] = fast
+
+
+def _launched_early(mod: tvm.IRModule) -> tvm.IRModule:
+    """Kernels that are marked may start before the launch before them has ended.
+
+    TVM's runtime knows how (CUDA calls it programmatic dependent launch), its passes do not ask.
+    """
+    return tvm.IRModule({n: _tagged(f) for n, f in mod.functions.items()}, attrs=mod.attrs)
+
+
+def _tagged(function: tvm.tirx.PrimFunc) -> tvm.tirx.PrimFunc:
+    marks: list[str] = []
+
+    def visit(node: tvm.tirx.AttrStmt) -> None:
+        marks.append(node.attr_key)
+
+    tvm_ffi.structural_walk(function.body, [(tvm.tirx.AttrStmt, visit)])
+    params = list(function.attrs.get(_PARAMS, ()))
+    if EARLY not in marks or _DEPENDENT in params:
+        return function
+    at = params.index(_SHARED) if _SHARED in params else len(params)
+    return function.with_attr(_PARAMS, [*params[:at], _DEPENDENT, *params[at:]])

@@ -65,7 +65,6 @@ inline size_t shared_bytes;
 inline bool checks;  // whether a block runs, see memory.h
 // What else happens when a block starts, when its threads meet, when a thread ends.
 inline void (*on_block)(), (*on_barrier)(), (*on_exit)();
-inline void (*on_wait)();  // called when a thread waits for the launches before
 
 [[noreturn]] inline void fail(const char *why) {
   std::fprintf(stderr, "emulator: %s\n", why);

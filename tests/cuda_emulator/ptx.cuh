@@ -122,10 +122,7 @@ inline void prefetch_bulk(const void *from, int bytes) {
 
 inline void launch_next() {}
 
-inline void launch_wait() {
-  if (emulator::on_wait) emulator::on_wait();
-  emulator::own().waited = true;
-}
+inline void launch_wait() { emulator::own().waited = true; }
 
 // By bytes: element (r, k) of a is byte k % 4 of word k / 16 * 2 + r / 8 of lane
 // r % 8 * 4 + k % 16 / 4, element (k, n) of b byte k % 4 of word k / 16 of lane n * 4 + k % 16 / 4.

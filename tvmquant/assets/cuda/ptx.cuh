@@ -96,6 +96,44 @@ __device__ __forceinline__ uint4 load_stream(const uint4 *from) {
   return r;
 }
 
+// What another launch may have written while this one was already there: not from the cache of
+// constants, and not before launch_wait().
+__device__ __forceinline__ float4 load_fresh(const float4 *from) {
+  float4 r;
+  asm volatile("ld.global.cg.v4.f32 {%0,%1,%2,%3}, [%4];"
+               : "=f"(r.x), "=f"(r.y), "=f"(r.z), "=f"(r.w)
+               : "l"(from)
+               : "memory");
+  return r;
+}
+
+__device__ __forceinline__ float load_fresh(const float *from) {
+  float r;
+  asm volatile("ld.global.cg.f32 %0, [%1];" : "=f"(r) : "l"(from) : "memory");
+  return r;
+}
+
+// BYTES, a multiple of 16, will soon be read: into the second cache. Nothing before sm_90.
+__device__ __forceinline__ void prefetch_bulk(const void *from, int bytes) {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(from), "r"(bytes) : "memory");
+#endif
+}
+
+// Launches that may start early (schedules/cuda/launch.py): the one behind this one may, once all
+// blocks have said so; and until the ones before have ended, with all that they wrote.
+__device__ __forceinline__ void launch_next() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+#endif
+}
+
+__device__ __forceinline__ void launch_wait() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
+}
+
 // c[16x8] += a[16 x 32 bytes] * b[32 bytes x 8], both signed. From sm_80.
 __device__ __forceinline__ void multiply_bytes(int (&c)[4], const unsigned (&a)[4], uint2 pair) {
   const unsigned b[2] = {pair.x, pair.y};

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,8 +11,12 @@ from tvm.script.ir_builder import IRBuilder
 from tvm.script.tirx import cuda
 from tvm.tirx.script import builder as T
 
+from tvmquant.build_cuda import EARLY
 from tvmquant.schedules.functions import argument, mark
 from tvmquant.schedules.linear.tir import i64
+
+# TVM's mark for ``__launch_bounds__``.
+_RESIDENT = "tirx.launch_bounds_min_blocks_per_sm"
 
 # Arguments or scratch memory: name, shape and dtype of each.
 Arguments = Sequence[tuple[str, tuple[int, ...], str]]
@@ -33,6 +38,12 @@ class Launch:
     shared_bytes : int
     takes : tuple of str
         Arguments and scratch memory that it is given; by default all arguments.
+    early : bool
+        Whether it may start while the launch before still runs, on sm_90 and later. All of its
+        threads then wait for that one (``launch_wait`` in :file:`ptx.cuh`) before they write
+        anything or read what is no constant, and that with ``load_fresh`` or ``copy_async``.
+    resident : int
+        Blocks that must fit on a multiprocessor together: limits the registers.
     """
 
     name: str
@@ -41,6 +52,8 @@ class Launch:
     threads: int
     shared_bytes: int
     takes: tuple[str, ...] = ()
+    early: bool = False
+    resident: int = 1
 
     def prim_func(self, arguments: Arguments) -> Any:
         """PrimFunc of these arguments: name, shape and dtype, outputs last."""
@@ -53,7 +66,12 @@ class Launch:
             T.launch_thread("blockIdx.y", i64(self.grid[1])),
             T.launch_thread("blockIdx.z", i64(self.grid[2])),
             T.launch_thread("threadIdx.x", i64(self.threads)),
+            ExitStack() as marks,
         ):
+            if self.early:
+                marks.enter_context(T.attr(i64(0), EARLY, 1))
+            if self.resident > 1:
+                marks.enter_context(T.attr(i64(0), _RESIDENT, self.resident))
             shared = T.alloc_buffer((i64(max(16, self.shared_bytes)),), "uint8", scope="shared.dyn")
             call = cuda.func_call(self.name, *pointers, shared.data, source_code=self.source)
             T.evaluate(call)

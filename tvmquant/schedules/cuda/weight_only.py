@@ -9,6 +9,7 @@ take fewer instructions to unpack than halves, and half the products.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -56,7 +57,8 @@ class WeightOnlyTensorKernel(PlainKernel):
         """For profiles."""
         p = self.plan
         packed = " packed" if p.launches == 2 else ""
-        return f"digits {p.rows}x{p.tiles * p.warps_m * 16}/{p.warps_k}{packed}"
+        split = f" split {p.splits}" if p.splits > 1 else ""
+        return f"digits {p.rows}x{p.tiles * p.warps_m * 16}/{p.warps_k}{packed}{split}"
 
     def pack(
         self, weight: np.ndarray, bias: np.ndarray, params: tuple[np.ndarray, ...]
@@ -88,20 +90,25 @@ class WeightOnlyTensorKernel(PlainKernel):
     @property
     def scratch(self) -> Arguments:
         """Memory between the launches: name, shape, dtype."""
-        p = self.plan
-        size = p.row_blocks * p.chunks * p.digit_bytes(p.rounds)
-        return [("digits", (size,), "uint8")] if p.launches == 2 else []
+        p, found = self.plan, []
+        if p.launches == 2:
+            size = p.row_blocks * p.splits * p.chunks * p.digit_bytes(p.rounds)
+            found.append(("digits", (size,), "uint8"))
+        if p.splits > 1:
+            found.append(("parts", (p.splits, *self.workload.out_shape), "float32"))
+        return found
 
     @cached_property
     def launches(self) -> tuple[Launch, ...]:
-        """Sources and launches, in order."""
+        """Sources and launches, in order. Each one may start while the one before still runs."""
         before = (self._digits_launch(),) if self.plan.launches == 2 else ()
-        return (*before, self._product_launch())
+        after = (self._addition_launch(),) if self.plan.splits > 1 else ()
+        return (*before, self._product_launch(), *after)
 
     @property
     def launch(self) -> Launch:
         """The launch that makes the products."""
-        return self.launches[-1]
+        return next(launch for launch in self.launches if launch.name == self.name)
 
     def emit(self) -> Any:
         """Make ``(x, weights, bias, scale, [zero_point,] out)``."""
@@ -110,7 +117,7 @@ class WeightOnlyTensorKernel(PlainKernel):
     @property
     def _values(self) -> dict[str, int]:
         w, p, lay = self.workload, self.plan, self.plan.layout
-        sizes = {key.upper(): getattr(p, key) for key in SIZES if key != "launches"}
+        sizes = {key.upper(): getattr(p, key) for key in SIZES if key not in ("launches", "reach")}
         return {
             "BATCH": p.batch,
             "DEPTH": lay.depth,
@@ -123,45 +130,72 @@ class WeightOnlyTensorKernel(PlainKernel):
             "GROUP_UNITS": lay.group_units,
             "SPAN_UNITS": lay.span_units,
             "SPANS": lay.spans,
+            "PART": p.part,
             **sizes,
+            "PREFETCH": p.reach - 1,
             "ROUNDS": p.rounds,
             "CHUNKS": p.chunks,
             "BLOCKS": p.blocks,
             "APART": int(p.launches == 2),
             "PACK_THREADS": _THREADS,
             "PACK_BLOCKS": self._pack_blocks,
+            "ADD_THREADS": _THREADS,
         }
 
     @property
     def _pack_blocks(self) -> int:
         p, lay = self.plan, self.plan.layout
-        spans = min(p.rounds * p.warps_k, lay.spans)
+        spans = min(p.rounds * p.warps_k, p.part)
         return -(-(-(-spans * lay.span // 128) * p.rows) // (_THREADS // 32))
 
-    def _source(self, name: str, given: Arguments, call: str, *headers: str) -> str:
+    def _launch(
+        self, name: str, takes: tuple[str, ...], call: str, headers: tuple[str, ...], **sizes: Any
+    ) -> Launch:
+        """A launch that calls the function ``call`` of ``weight_only_*.cuh``."""
+        kinds = {key: dtype for key, _, dtype in [*self.arguments, *self.scratch]}
+        function, pointers = call.rstrip(")").split("(")
         body = settings(name, self._values, {})
-        body += definition(name, [(key, dtype) for key, _, dtype in given], call)
-        return with_headers(body, "ptx.cuh", "weight_only_digits.cuh", *headers)
+        text = f"tvmquant::{function}<{name}_sizes>({pointers})"
+        body += definition(name, [(key, kinds[key]) for key in takes], text)
+        source = with_headers(body, "ptx.cuh", "weight_only_digits.cuh", *headers)
+        early = self.arch.sm >= 90
+        return Launch(name, source, takes=takes, early=early, **{"shared_bytes": 0, **sizes})
 
     def _digits_launch(self) -> Launch:
         """Makes the digits of all activations."""
-        p, name = self.plan, f"{self.name}_digits"
-        given = [self.arguments[0], *self.scratch]
-        call = f"tvmquant::pack_digits<{name}_sizes>(x, digits)"
-        grid = (self._pack_blocks, p.chunks, p.row_blocks)
-        return Launch(name, self._source(name, given, call), grid, _THREADS, 0, ("x", "digits"))
+        p, takes = self.plan, ("x", "digits")
+        grid = (self._pack_blocks, p.chunks * p.splits, p.row_blocks)
+        call = "pack_digits(x, digits)"
+        return self._launch(f"{self.name}_digits", takes, call, (), grid=grid, threads=_THREADS)
 
     def _product_launch(self) -> Launch:
-        """Blocks go through the channels, another dimension of the grid through the rows."""
+        """Blocks go through the channels; of other rows and parts of K are other blocks."""
         p = self.plan
-        given = [*(self.scratch or self.arguments[:1]), *self.arguments[1:]]
+        x, out = "digits" if p.launches == 2 else "x", "parts" if p.splits > 1 else "out"
+        takes = (x, *(key for key, *_ in self.arguments[1:-1]), out)
         zero = "zero_point" if p.zero_points else "nullptr"
-        pointers = f"{given[0][0]}, weights, bias, scale, {zero}, out, shared"
-        call = f"tvmquant::weight_only_tensor<{self.name}_sizes>({pointers})"
-        source = self._source(self.name, given, call, "weight_only_tensor.cuh")
-        takes = tuple(key for key, *_ in given)
-        grid = (p.blocks, p.row_blocks, 1)
-        return Launch(self.name, source, grid, p.threads, p.shared_bytes, takes)
+        return self._launch(
+            self.name,
+            takes,
+            f"weight_only_tensor({x}, weights, bias, scale, {zero}, {out}, shared)",
+            ("weight_only_sums.cuh", "weight_only_tensor.cuh"),
+            grid=(p.blocks, p.row_blocks, p.splits),
+            threads=p.threads,
+            shared_bytes=p.shared_bytes,
+            resident=p.resident,
+        )
+
+    def _addition_launch(self) -> Launch:
+        """Adds the parts of K."""
+        blocks = -(-math.prod(self.workload.out_shape) // _THREADS)
+        return self._launch(
+            f"{self.name}_add",
+            ("parts", "bias", "out"),
+            "add_weight_only(parts, bias, out)",
+            ("weight_only_sums.cuh", "weight_only_tensor.cuh"),
+            grid=(blocks, 1, 1),
+            threads=_THREADS,
+        )
 
     def configs(self) -> list[Config]:
         """All sizes worth measuring, the own ones first, then by the model's estimate."""
@@ -185,8 +219,7 @@ class WeightOnlyTensorKernel(PlainKernel):
     def facts(self, config: Config) -> dict[str, float]:
         """What a cost model should know of it."""
         p = self.plan.with_config(config)
-        blocks = p.blocks * p.row_blocks
-        return occupancy(blocks, p.threads, p.shared_bytes, p.registers, p.arch)
+        return occupancy(p.grid_blocks, p.threads, p.shared_bytes, p.registers, p.arch)
 
 
 def weight_only_tensor_kernel(workload: Workload, arch: Arch) -> WeightOnlyTensorKernel | None:

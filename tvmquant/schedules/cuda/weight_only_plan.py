@@ -9,13 +9,15 @@ from tvmquant.schedules.space import Config, ConfigError, integers
 from tvmquant.schedules.workload import Workload
 from tvmquant.targets.cuda import Arch
 
-SIZES = ("tiles", "warps_m", "warps_k", "ahead", "rows", "launches")
+SIZES = ("tiles", "warps_m", "warps_k", "ahead", "rows", "launches", "splits", "reach")
 # Elements of K with one step of activations: sums of so many products fit 23 bits.
 _UNITS = (128, 64, 32)
 # Longer units are worth this share of padding.
 _PADDING = 1 / 16
 # Registers of a multiprocessor, of a thread at most, of a thread beside tiles and weights.
 _FILE, _REGISTERS, _OVERHEAD = 65536, 224, 44
+# Shared memory that the GPU keeps of each block; of digits that are copied together.
+_RESERVED, _CHUNK = 1024, 32 << 10
 
 
 @dataclass(frozen=True)
@@ -95,9 +97,14 @@ class TensorPlan:
     ahead : int
         Spans whose weights are on their way.
     rows : int
-        Rows of activations of a block: 1 or even.
+        Rows of activations of a block: 1, even, or, as planes of digits, a multiple of 8.
     launches : int
         1 where every block makes the digits of its activations, 2 where a launch before does.
+    splits : int
+        Parts of K of different blocks, which another launch adds.
+    reach : int
+        How far ahead weights are asked for, in times of what registers hold: more than once goes
+        to the second cache.
     """
 
     layout: Layout
@@ -110,6 +117,8 @@ class TensorPlan:
     ahead: int
     rows: int
     launches: int = 1
+    splits: int = 1
+    reach: int = 1
 
     @property
     def config(self) -> Config:
@@ -129,7 +138,7 @@ class TensorPlan:
     @property
     def items(self) -> int:
         """Places that a block goes through, so that each multiprocessor has one block."""
-        return -(-self.places // self.arch.multiprocessors)
+        return -(-self.places // max(1, self.arch.multiprocessors // self.splits))
 
     @property
     def blocks(self) -> int:
@@ -141,57 +150,105 @@ class TensorPlan:
         """Blocks along the rows of activations."""
         return -(-self.batch // self.rows)
 
+    @property
+    def grid_blocks(self) -> int:
+        """All blocks."""
+        return self.blocks * self.row_blocks * self.splits
+
+    @property
+    def part(self) -> int:
+        """Spans of a block."""
+        return -(-self.layout.spans // self.splits)
+
+    @property
+    def planes(self) -> bool:
+        """Whether products have one digit of eight rows, or all digits of one or two."""
+        return self.rows % 8 == 0
+
+    @property
+    def flying(self) -> int:
+        """Bytes of weights that a block's registers wait for."""
+        return self.threads * 16 * self.tiles * self.layout.loads * self.ahead
+
     @cached_property
     def rounds(self) -> int:
         """Spans of a warp whose digits are in shared memory together; 0 where none fit."""
-        needed = -(-self.layout.spans // self.warps_k)
-        whole = -(-needed // self.ahead) * self.ahead
-        room = self.arch.shared_bytes - self._parts
-        if self.digit_bytes(whole) <= room:
+        needed, step = -(-self.part // self.warps_k), self.ahead
+        whole = -(-needed // step) * step
+        # Digits that another launch has made come beside the products, where they are many.
+        apart = self.launches == 2 and self.digit_bytes(whole) > 2 * _CHUNK
+        if not apart and self._memory(whole, 1) <= self.arch.shared_bytes:
             return whole
-        fitting = (n for n in range(0, whole, self.ahead) if 2 * self.digit_bytes(n) <= room)
-        return max(fitting, default=0)
+        sums = 0 if self.items == 1 else 2 * self._sums
+        most = (self.arch.shared_bytes - sums) // 2
+        # Without what fills up 16 bytes.
+        spans = (min(most, _CHUNK) if apart else most) // 16 * 16 // self._span_bytes
+        fitting = min(spans // self.warps_k // step * step, whole - step)
+        if self._memory(fitting, 2) > self.arch.shared_bytes:
+            return 0
+        # Chunks that are all as long, if there are such.
+        even = (n for n in range(fitting, fitting // 2, -step) if apart and needed % n == 0)
+        return next(even, fitting)
 
     @property
     def chunks(self) -> int:
-        """How often digits are made for all of K."""
-        return -(-self.layout.spans // (self.warps_k * self.rounds))
+        """How often digits are made for a block's part of K."""
+        return -(-self.part // (self.warps_k * self.rounds))
+
+    @cached_property
+    def _span_bytes(self) -> int:
+        """Bytes of the digits of a span."""
+        per_unit = 4 + (4 if self.planes else 8) * self.zero_points
+        digits = 3 if self.planes else 4
+        return (self.layout.span * digits + self.layout.span_units * per_unit) * self.rows
 
     def digit_bytes(self, rounds: int) -> int:
         """Bytes of the digits of so many spans of every warp that shares K."""
-        spans = min(rounds * self.warps_k, self.layout.spans)
-        per_unit = 4 + (8 if self.zero_points else 0)
-        size = spans * (self.layout.span * 4 + self.layout.span_units * per_unit) * self.rows
-        return -(-size // 16) * 16
+        return -(-min(rounds * self.warps_k, self.part) * self._span_bytes // 16) * 16
 
     @property
-    def _parts(self) -> int:
+    def _sums(self) -> int:
         """Bytes of the sums of warps."""
-        return 2 * self.warps_k * self.rows * self.tiles * self.warps_m * 16 * 4
+        return self.warps_k * self.rows * self.tiles * self.warps_m * 16 * 4
+
+    def _memory(self, rounds: int, slots: int) -> int:
+        """Shared memory with so many slots of digits; the sums of warps may take their place."""
+        digits = slots * self.digit_bytes(rounds)
+        return max(digits, self._sums) if self.items == 1 else digits + 2 * self._sums
 
     @property
     def shared_bytes(self) -> int:
         """Shared memory of a block."""
-        return (2 if self.chunks > 1 else 1) * self.digit_bytes(self.rounds) + self._parts
+        return self._memory(self.rounds, 2 if self.chunks > 1 else 1)
 
     @property
     def registers(self) -> int:
         """Registers that a thread is expected to need."""
-        lay, pairs = self.layout, max(1, self.rows // 2)
+        lay, pairs = self.layout, (self.rows + 1) // 2
         span = lay.loads * 4 + lay.span_units * (3 if self.zero_points else 2)
         unpacked = 0 if lay.bits == 8 else lay.unit // 8
         # Several rows; digits that are made beside the sums; zero points.
         more = 14 if self.rows > 1 else 0
         more += 8 if self.rows > 1 and self.chunks > 1 and self.launches == 1 else 0
         more += 12 if self.rows > 1 and self.zero_points else 0
-        tile = self.ahead * span + pairs * 2 + unpacked + 4
-        return self.tiles * tile + more + _OVERHEAD
+        sums = pairs * 2 + (2 if self.planes else 4)
+        return self.tiles * (self.ahead * span + sums + unpacked) + more + _OVERHEAD
+
+    @property
+    def resident(self) -> int:
+        """Blocks of a multiprocessor: with two, the next launch starts while this one ends."""
+        memory = 2 * (self.shared_bytes + _RESERVED) <= self.arch.shared_bytes + _RESERVED
+        registers = 2 * self.threads * self.registers <= _FILE
+        return 2 if memory and registers and self.threads <= 512 else 1
 
     def check(self) -> None:
         """Raise ``ConfigError`` where sizes do not fit each other or the architecture."""
         fits = (
             32 <= self.threads <= 512
             and self.launches <= 2
+            and self.reach <= 64
+            # Every part has a span.
+            and (self.splits - 1) * self.part < self.layout.spans
             and (self.rows == 1 or self.rows % 2 == 0)
             and self.roundings <= self.layout.group + self.layout.groups + 6
             and self.rounds > 0
@@ -216,11 +273,13 @@ class TensorPlan:
     def roundings(self) -> int:
         """Most roundings that a product passes through, as :func:`weight_only_bound` counts them.
 
-        The two halves of an activation are summed apart. A half's sum over a unit is rounded (once
-        more with its zero point), added to others of the warp; then halves, warps and bias meet.
-        No more are allowed than the bound has. That the magnitudes of the halves are larger than
-        their sum's, by 2**-13 of the largest of the unit, is little beside the bound's 2**-22 for
-        rounded activations, of which 2**-30 are used.
+        Of pairs, the two halves of an activation are summed apart. A half's sum over a unit is
+        rounded (once more with its zero point), added to others of the warp; then halves, warps,
+        parts and bias meet. Of planes, a sum is rounded when the second and when the third digit
+        is added. No more are allowed than the bound has. That the magnitudes of the halves (of the
+        first two digits) are larger than their sum's, by 2**-13 (2**-15) of the largest of the
+        unit, is little beside the bound's 2**-22 for rounded activations, of which 2**-30 (2**-23)
+        are used.
         """
-        units = -(-self.layout.spans // self.warps_k) * self.layout.span_units
-        return 1 + int(self.zero_points) + units + 1 + self.warps_k - 1 + 1
+        units = -(-self.part // self.warps_k) * self.layout.span_units
+        return 2 + int(self.zero_points) + units + self.warps_k - 1 + self.splits - 1 + 1
