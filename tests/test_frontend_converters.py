@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from frontend_tools import assert_same, bindings, make_model, node
+from onnx import TensorProto, helper
 
 from tvmquant.errors import UnsupportedOperatorError
 from tvmquant.frontend import load_model
@@ -50,6 +51,20 @@ def test_conv_with_fed_weights():
 def test_conv_transpose():
     constants = {"w": rand(4, 3, 2, 2), "b": rand(3)}
     check("ConvTranspose", rand(1, 4, 5, 5), constants, strides=[2, 2])
+
+
+@pytest.mark.parametrize("auto_pad", ["NOTSET", "SAME_UPPER"])
+def test_conv_transpose_to_a_given_shape(auto_pad):
+    constants = {"w": rand(4, 3, 3, 3)}
+    for shape in ([9, 10], [11, 9], [12, 11]):
+        check(
+            "ConvTranspose",
+            rand(1, 4, 5, 5),
+            constants,
+            strides=[2, 2],
+            output_shape=shape,
+            auto_pad=auto_pad,
+        )
 
 
 def test_conv_and_bias_are_called_like_the_node():
@@ -205,6 +220,47 @@ def test_resize_to_sizes_with_empty_scales():
     empty = np.zeros(0, np.float32)
     constants = {"r": empty, "s": empty, "z": np.array([1, 2, 6, 8], np.int64)}
     check("Resize", rand(1, 2, 3, 4), constants, opset=11, mode="linear")
+
+
+@pytest.mark.parametrize("base", [np.float32, np.int64, np.int32])
+@pytest.mark.parametrize("exponent", [np.float32, np.int64])
+def test_power_of_two_types(base, exponent):
+    x, y = np.array([1, 2, 3], base), np.array([2, 3, 2], exponent)
+    kind = helper.np_dtype_to_tensor_dtype(x.dtype)
+    for feeds, constants in (({"x": x, "y": y}, {}), ({"x": x}, {"y": y})):
+        model = make_model(
+            [node("Pow", "x y", "z")], feeds, constants, ("z",), output_types={"z": kind}
+        )
+        assert_same(model, feeds)
+
+
+@pytest.mark.parametrize("positive,negative", [(1, 1), (1, 0), (0, 1), (0, 0)])
+def test_is_inf(positive, negative):
+    x = np.array([1, np.inf, -np.inf, np.nan], np.float32)
+    kind = TensorProto.BOOL
+    layer = node("IsInf", "x", detect_positive=positive, detect_negative=negative)
+    assert_same(make_model([layer], {"x": x}, output_types={"y": kind}), {"x": x})
+
+
+def test_dropout_gives_its_mask_and_refuses_training():
+    x = rand(2, 3)
+    kinds = {"m": TensorProto.BOOL}
+    model = make_model([node("Dropout", "x", "y m")], {"x": x}, {}, ("y", "m"), output_types=kinds)
+    assert_same(model, {"x": x})
+    training = {"r": np.float32(0.5), "t": np.array(True)}
+    model = make_model([node("Dropout", "x r t", name="drop")], {"x": x}, training)
+    with pytest.raises(UnsupportedOperatorError, match=r"node 'drop'.*training mode"):
+        load_model(model)
+
+
+def test_boxes_and_lists_are_refused_with_advice():
+    boxes, scores = rand(1, 6, 4), rand(1, 2, 6)
+    select = node("NonMaxSuppression", "b s", name="select")
+    with pytest.raises(UnsupportedOperatorError, match=r"'select'.*end the model before that node"):
+        load_model(make_model([select], {"b": boxes, "s": scores}))
+    cut = [node("SplitToSequence", "x", "s", name="cut"), node("SequenceAt", "s i")]
+    with pytest.raises(UnsupportedOperatorError, match=r"'cut'.*Lists of tensors"):
+        load_model(make_model(cut, {"x": rand(2, 3)}, {"i": np.int64(0)}))
 
 
 @pytest.mark.parametrize("to", [1, 6, 7])

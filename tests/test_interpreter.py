@@ -102,6 +102,9 @@ CASES = {
     "backwards": (lambda emit, x: op.strided_slice(x, [2], [-1], [-99], [-1]), X),
     "take": (lambda emit, x: op.take(x, const(np.array([[1, 0], [2, 5]])), 1, "clip"), X),
     "pad": (lambda emit, x: nn.pad(x, [0, 1, 2, 0, 0, 0], "constant", 1.5), X),
+    "mirrored pad": (lambda emit, x: nn.pad(x, [0, 1, 2, 0, 0, 2], "reflect"), X),
+    "repeated pad": (lambda emit, x: nn.pad(x, [0, 1, 2, 0, 0, 2], "replicate"), X),
+    "wrapped pad": (lambda emit, x: nn.pad(x, [0, 1, 2, 0, 0, 2], "circular"), X),
     "astype": (lambda emit, x: op.astype(x, "int32"), X * 9),
     "where": (lambda emit, x: op.where(const(X > 0), x, const(np.float32(7))), X),
     "conv2d": (

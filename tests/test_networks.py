@@ -206,6 +206,9 @@ NETWORKS = {
         IMAGE, *START, op("Transpose", perm=[0, 2, 3, 1]), dense(8, 6), RELU, dense(6, 6)
     ),
     "swapped sides": chain(IMAGE, *START, op("Transpose", perm=[0, 1, 3, 2]), *END),
+    "reflected borders": chain(
+        IMAGE, *START, op("Pad", i64(0, 0, 1, 2, 0, 0, 2, 1), mode="reflect"), *END
+    ),
     "pad": chain(IMAGE, *START, op("Pad", i64(0, 1, 1, 2, 0, 3, 3, 0)), conv(12, 8)),
     "slice": chain(IMAGE, *START, op("Slice", i64(1, 2), i64(9, 8), i64(2, 1)), conv(6, 8)),
     "reversed slice": chain(IMAGE, *START, op("Slice", i64(-1), i64(-99), i64(3), i64(-1)), *END),

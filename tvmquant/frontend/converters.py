@@ -14,24 +14,18 @@ from dataclasses import replace
 import numpy as np
 import onnx
 from tvm import relax
-from tvm.relax.frontend.onnx import onnx_frontend
 
 from tvmquant.errors import UnsupportedOperatorError
+from tvmquant.frontend.from_tvm import from_tvm
+from tvmquant.frontend.move_converters import MOVE_CONVERTERS
 from tvmquant.frontend.node import NodeView, constant_of, same_pads, shape_of
+from tvmquant.frontend.pool_converters import POOL_CONVERTERS
 from tvmquant.frontend.qdq_converters import QDQ_CONVERTERS, transpose_weight
 
 Converter = Callable[[NodeView], relax.Expr]
 
 _CONV = (relax.op.nn.conv1d, relax.op.nn.conv2d, relax.op.nn.conv3d)
 _SPATIAL = ("W", "HW", "DHW")
-
-
-def from_tvm(node: NodeView) -> relax.Expr:
-    """Convert with TVM's importer."""
-    converter = onnx_frontend._get_convert_map()[node.proto.op_type].get_converter(node.opset)
-    inputs = onnx_frontend.onnx_input(node.inputs)
-    custom = {"name": node.name, "num_outputs": len(node.proto.output)}
-    return converter(node.bb, inputs, {**node.attrs, "tvm_custom": custom}, [{}, {}])
 
 
 def _conv(node: NodeView) -> relax.Expr:
@@ -61,9 +55,24 @@ def _conv(node: NodeView) -> relax.Expr:
 
 
 def _conv_transpose(node: NodeView) -> relax.Expr:
-    bias = node.input(2)
-    y = from_tvm(replace(node, inputs=node.inputs[:2]))
-    return _with_bias(node, y, bias, len(shape_of(node.inputs[0])) - 2)
+    x, w, bias = node.inputs[0], node.inputs[1], node.input(2)
+    spatial = len(shape_of(x)) - 2
+    attrs = dict(node.attrs)
+    wanted = attrs.pop("output_shape", ())[-spatial:]
+    if wanted:
+        upper = attrs.pop("auto_pad", b"NOTSET") == b"SAME_UPPER"
+        strides, dilations = attrs.get("strides", (1,) * spatial), attrs.get("dilations")
+        starts, ends, extra = [], [], list(attrs.get("output_padding", (0,) * spatial))
+        for i, (size, k, out) in enumerate(zip(shape_of(x)[2:], shape_of(w)[2:], wanted)):
+            reach = (k - 1) * (dilations[i] if dilations else 1) + 1
+            cut = (size - 1) * strides[i] + reach + extra[i] - out
+            extra[i] += max(-cut, 0)
+            small = max(cut, 0) // 2
+            starts.append(small if upper else max(cut, 0) - small)
+            ends.append(max(cut, 0) - starts[-1])
+        attrs.update(pads=tuple(starts + ends), output_padding=tuple(extra))
+    y = from_tvm(replace(node, inputs=node.inputs[:2], attrs=attrs))
+    return _with_bias(node, y, bias, spatial)
 
 
 def _with_bias(node: NodeView, y: relax.Expr, bias: relax.Expr | None, spatial: int) -> relax.Expr:
@@ -152,25 +161,6 @@ def _mean(node: NodeView) -> relax.Expr:
     return relax.op.divide(total, relax.const(np.float32(len(node.inputs))))
 
 
-def _pad(node: NodeView) -> relax.Expr:
-    rank = len(shape_of(node.inputs[0]))
-    if node.opset < 11:
-        pads, value, axes = node.attrs["pads"], node.attrs.get("value", 0.0), None
-    else:
-        arrays = [constant_of(node.input(i)) for i in (1, 2, 3)]
-        if any(a is None and node.input(i) is not None for i, a in zip((1, 2, 3), arrays)):
-            return from_tvm(node)
-        pads, axes = arrays[0].tolist(), arrays[2]
-        value = 0.0 if arrays[1] is None else arrays[1].item()
-    if node.text("mode", "constant") != "constant" or min(pads) < 0:
-        return from_tvm(node)
-    axes = range(rank) if axes is None else [int(axis) % rank for axis in axes]
-    widths = [0] * (2 * rank)
-    for i, axis in enumerate(axes):
-        widths[2 * axis], widths[2 * axis + 1] = int(pads[i]), int(pads[i + len(pads) // 2])
-    return relax.op.nn.pad(node.inputs[0], widths, "constant", value)
-
-
 def _softmax(node: NodeView) -> relax.Expr:
     rank = len(shape_of(node.inputs[0]))
     axis = node.attrs.get("axis", -1 if node.opset >= 13 else 1) % rank
@@ -186,20 +176,50 @@ def _cast(node: NodeView) -> relax.Expr:
     return from_tvm(node)
 
 
-def _gather(node: NodeView) -> relax.Expr:
-    x, indices = node.inputs[:2]
-    axis = node.attrs.get("axis", 0) % len(shape_of(x))
-    extent = shape_of(x)[axis]
-    value = constant_of(indices)
+def _pow(node: NodeView) -> relax.Expr:
+    """The result has the type of the base, whatever the exponent's."""
+    x, y = node.inputs[:2]
+    base = str(x.ty.dtype)
+    if base.startswith("float"):
+        return relax.op.power(x, _typed(node, y, base, ".exponent"))
+    # Integers have no power of their own; float64 holds 53 bits of them.
+    wide = [_typed(node, v, "float64", k) for v, k in ((x, ".base"), (y, ".exponent"))]
+    return relax.op.astype(node.emit(relax.op.power(*wide), ".power"), base)
+
+
+def _typed(node: NodeView, x: relax.Expr, dtype: str, suffix: str) -> relax.Expr:
+    value = constant_of(x)
     if value is not None:
-        indices = relax.const(np.where(value < 0, value + extent, value).astype(value.dtype))
-    else:
-        dtype = str(indices.ty.dtype)
-        negative = node.emit(relax.op.less(indices, relax.const(0, dtype)), ".negative")
-        wrapped = node.emit(relax.op.add(indices, relax.const(extent, dtype)), ".wrapped")
-        indices = node.emit(relax.op.where(negative, wrapped, indices), ".indices")
-    # "clip" keeps an index that is out of range from reading foreign memory.
-    return relax.op.take(x, indices, axis, mode="clip")
+        return relax.const(value.astype(dtype), dtype)
+    return x if str(x.ty.dtype) == dtype else node.emit(relax.op.astype(x, dtype), suffix)
+
+
+def _is_inf(node: NodeView) -> relax.Expr:
+    x = node.inputs[0]
+    signs = [node.attrs.get(key, 1) for key in ("detect_positive", "detect_negative")]
+    if all(signs):
+        return relax.op.isinf(x)
+    bound = np.inf if signs[0] else -np.inf if signs[1] else np.nan  # nothing equals NaN
+    return relax.op.equal(x, relax.const(bound, str(x.ty.dtype)))
+
+
+def _dropout(node: NodeView) -> relax.Expr:
+    x, training = node.inputs[0], constant_of(node.input(2))
+    if node.input(2) is not None and (training is None or training.any()):
+        raise UnsupportedOperatorError(
+            f"node '{node.name}' (Dropout) is in training mode: export the model in evaluation mode"
+        )
+    if len(node.proto.output) == 1:
+        return x
+    return relax.Tuple([x, relax.const(np.ones(shape_of(x), bool))])
+
+
+def _space_to_depth(node: NodeView) -> relax.Expr:
+    if node.text("mode", "DCR") != "DCR":
+        raise UnsupportedOperatorError(
+            f"node '{node.name}' (SpaceToDepth): only mode 'DCR' is supported"
+        )
+    return from_tvm(node)
 
 
 def _prelu(node: NodeView) -> relax.Expr:
@@ -215,71 +235,26 @@ def _prelu(node: NodeView) -> relax.Expr:
     return relax.op.nn.prelu(x, relax.const(value.reshape(-1)), axis)
 
 
-def _resize(node: NodeView) -> relax.Expr:
-    attrs, inputs = dict(node.attrs), list(node.inputs)
-    if node.opset < 11:  # Resize(x, scales)
-        inputs.insert(1, None)
-        attrs.update(coordinate_transformation_mode=b"asymmetric", nearest_mode=b"floor")
-    # Exporters write an absent input as an empty tensor.
-    kept = [e if e is None or 0 not in shape_of(e) else None for e in inputs]
-    return from_tvm(replace(node, inputs=kept, attrs=attrs))
-
-
-def _average_pool(node: NodeView) -> relax.Expr:
-    return _pool(node, "avg_pool")
-
-
-def _max_pool(node: NodeView) -> relax.Expr:
-    if sum(map(bool, node.proto.output)) > 1:
-        raise UnsupportedOperatorError(
-            f"node '{node.name}' (MaxPool): its output Indices is not supported"
-        )
-    return _pool(node, "max_pool")
-
-
-def _pool(node: NodeView, name: str) -> relax.Expr:
-    x = node.inputs[0]
-    kernel = node.attrs["kernel_shape"]
-    spatial = len(kernel)
-    strides = node.attrs.get("strides", (1,) * spatial)
-    dilations = node.attrs.get("dilations", (1,) * spatial)
-    pads = list(node.attrs.get("pads", (0,) * (2 * spatial)))
-    auto_pad = node.text("auto_pad", "NOTSET")
-    if auto_pad.startswith("SAME"):
-        pads = same_pads(shape_of(x)[2:], kernel, strides, dilations, auto_pad == "SAME_UPPER")
-    elif auto_pad == "VALID":
-        pads = [0] * (2 * spatial)
-    op = getattr(relax.op.nn, f"{name}{spatial}d")
-    return op(
-        x,
-        list(kernel),
-        list(strides),
-        pads,
-        list(dilations),
-        bool(node.attrs.get("ceil_mode", 0)),
-        bool(node.attrs.get("count_include_pad", 0)),
-    )
-
-
 CONVERTERS: dict[str, Converter] = {
-    "AveragePool": _average_pool,
     "BatchNormalization": _batch_norm,
     "Cast": _cast,
     "Clip": _clip,
     "Conv": _conv,
     "ConvTranspose": _conv_transpose,
-    "Gather": _gather,
+    "Dropout": _dropout,
     "Gemm": _gemm,
+    "IsInf": _is_inf,
     "LayerNormalization": _layer_norm,
     "MatMul": lambda node: relax.op.matmul(node.inputs[0], node.inputs[1]),
     "Max": _variadic(relax.op.maximum),
-    "MaxPool": _max_pool,
     "Mean": _mean,
     "Min": _variadic(relax.op.minimum),
-    "Pad": _pad,
+    "Pow": _pow,
     "PRelu": _prelu,
-    "Resize": _resize,
     "Softmax": _softmax,
+    "SpaceToDepth": _space_to_depth,
     "Sum": _variadic(relax.op.add),
+    **MOVE_CONVERTERS,
+    **POOL_CONVERTERS,
     **QDQ_CONVERTERS,
 }

@@ -14,9 +14,10 @@ import numpy as np
 import onnx
 from onnx import ModelProto, NodeProto, TensorProto, TypeProto, helper, numpy_helper
 
-from tvmquant.errors import ModelError
+from tvmquant.errors import ModelError, UnsupportedOperatorError
 from tvmquant.frontend.control_flow import select_branches, subgraphs, take_branch
 from tvmquant.frontend.evaluate import evaluate
+from tvmquant.frontend.functions import definition, is_defined
 from tvmquant.frontend.onnx_model import graph_inputs, opset_of
 
 _KEPT = frozenset({"DequantizeLinear", "DynamicQuantizeLinear"})
@@ -71,7 +72,11 @@ class _Folder:
             self._check_inputs(node)
             if node.op_type == "If":
                 self._inline_if(node)
-            elif not self._fold(node):
+            elif self._fold(node):
+                continue
+            elif is_defined(node):
+                self.walk(self._definition(node))
+            else:
                 self._keep(node)
 
     def result(self) -> ModelProto:
@@ -134,6 +139,15 @@ class _Folder:
             value = np.asarray(dims[slice(attributes.get("start"), attributes.get("end"))])
         self._add_constant(numpy_helper.from_array(value.astype(np.int64), node.output[0]))
         return True
+
+    def _definition(self, node: NodeProto) -> list[NodeProto]:
+        nodes = definition(node, self.opset, self.types)
+        if nodes is None:
+            raise UnsupportedOperatorError(
+                f"node '{node.name}' ({node.op_type}) has no definition by other operators in "
+                f"opset {self.opset}: export the model with a later opset, or without it"
+            )
+        return nodes
 
     def _inline_if(self, node: NodeProto) -> None:
         condition = self.constants.get(node.input[0])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import warnings
+from collections.abc import Iterator
 
 import tvm
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper
@@ -12,9 +13,10 @@ from tvm import relax
 from tvm.relax.frontend.onnx.onnx_frontend import ONNXGraphImporter
 
 from tvmquant.errors import ModelError, TvmQuantError
-from tvmquant.frontend.converters import CONVERTERS, from_tvm
+from tvmquant.frontend.converters import CONVERTERS
 from tvmquant.frontend.dtypes import to_storage
 from tvmquant.frontend.fold import fold_constants
+from tvmquant.frontend.from_tvm import from_tvm
 from tvmquant.frontend.half import widen_half
 from tvmquant.frontend.messages import first_line
 from tvmquant.frontend.node import NodeView, emit
@@ -87,7 +89,9 @@ class _Importer(ONNXGraphImporter):
                 self._elem_types,
                 self.bb,
             )
-            results = self._bind(view, _convert(view))
+            with _errors_of(view):
+                converter = CONVERTERS.get(view.proto.op_type, from_tvm)
+                results = self._bind(view, converter(view))
             for name, result in zip(node.output, results):
                 if name:
                     self._nodes[name] = result
@@ -113,9 +117,10 @@ class _Importer(ONNXGraphImporter):
         return results
 
 
-def _convert(view: NodeView) -> relax.Expr:
+@contextlib.contextmanager
+def _errors_of(view: NodeView) -> Iterator[None]:
     try:
-        return CONVERTERS.get(view.proto.op_type, from_tvm)(view)
+        yield
     except TvmQuantError:
         raise
     except Exception as error:

@@ -11,11 +11,27 @@ from tvmquant.errors import UnsupportedOperatorError
 from tvmquant.frontend.control_flow import subgraphs
 from tvmquant.frontend.converters import CONVERTERS
 from tvmquant.frontend.dtypes import REFUSED_TYPES, type_name
+from tvmquant.frontend.functions import is_defined
 from tvmquant.frontend.qdq import LOWERED, LOWERED_MICROSOFT
 
 RECURRENT = frozenset({"LSTM", "GRU", "RNN"})
 _MICROSOFT = "com.microsoft"
 _INLINED = frozenset({"If", "Constant"})
+_BOXES = frozenset({"NonMaxSuppression", "AllClassNMS"})
+_SEQUENCES = frozenset(
+    {
+        "ConcatFromSequence",
+        "SequenceAt",
+        "SequenceConstruct",
+        "SequenceEmpty",
+        "SequenceErase",
+        "SequenceInsert",
+        "SequenceLength",
+        "SplitToSequence",
+    }
+)
+# TVM imports these, but gives tensors of other shapes than ONNX.
+_NOT_STRAIGHT = _BOXES | _SEQUENCES
 _LISTED_NODES = 5
 
 
@@ -35,6 +51,13 @@ def check_operators(model: ModelProto, *, nested: bool = True) -> None:
     message = "operators that tvmquant cannot import: " + "; ".join(parts)
     if RECURRENT & set(missing):
         message += ". Recurrent operators (LSTM, GRU, RNN) come in a later version"
+    if _BOXES & {label.split("::")[-1] for label in missing}:
+        message += (
+            ". How many boxes remain depends on the data: end the model before that node "
+            "(onnx.utils.extract_model) and select boxes outside"
+        )
+    if _SEQUENCES & set(missing):
+        message += ". Lists of tensors are not supported: export the model without them"
     raise UnsupportedOperatorError(message)
 
 
@@ -61,8 +84,10 @@ def is_supported(node: NodeProto) -> bool:
     """Whether the operator of ``node`` can be imported (its types are another question)."""
     if node.domain == _MICROSOFT and node.op_type in LOWERED_MICROSOFT:
         return True
-    if node.domain not in ("", "ai.onnx", _MICROSOFT):
+    if node.domain not in ("", "ai.onnx", _MICROSOFT) or node.op_type in _NOT_STRAIGHT:
         return False
+    if is_defined(node):
+        return True
     known = onnx_frontend._get_convert_map()
     return any(node.op_type in names for names in (LOWERED, CONVERTERS, known, _INLINED))
 

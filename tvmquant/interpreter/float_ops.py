@@ -214,10 +214,14 @@ def _squeeze(args: list, call: relax.Call) -> np.ndarray:
     return np.squeeze(args[0], None if axis is None else tuple(ints(axis)))
 
 
+_PAD_MODES = {"reflect": "reflect", "replicate": "edge", "circular": "wrap"}
+
+
 def _pad(args: list, call: relax.Call) -> Any:
-    if str(call.attrs["pad_mode"]) != "constant":
-        return NotImplemented
     width = np.reshape(ints(call.attrs["pad_width"]), (-1, 2))
+    mode = str(call.attrs["pad_mode"])
+    if mode != "constant":
+        return np.pad(args[0], width, _PAD_MODES[mode])
     value = call.attrs["pad_value"]
     return np.pad(args[0], width, constant_values=args[0].dtype.type(float(value)))
 

@@ -178,10 +178,11 @@ def move_integers(
     if kind == "image.resize2d" and str(call.attrs["method"]) != "nearest_neighbor":
         return None
     if kind == "nn.pad":
-        if str(call.attrs["pad_mode"]) != "constant" or float(call.attrs["pad_value"]) != 0:
+        mode = str(call.attrs["pad_mode"])
+        if mode == "constant" and float(call.attrs["pad_value"]) != 0:
             return None
         width = [int(v) for v in call.attrs["pad_width"]]
-        moved = relax.op.nn.pad(first.q, width, "constant", first.zero_point)
+        moved = relax.op.nn.pad(first.q, width, mode, first.zero_point)
     elif kind == "nn.max_pool2d":
         if str(call.attrs["layout"]) != "NHWC":
             return None

@@ -218,7 +218,7 @@ def _has_dtype(value: Any, *dtypes: str) -> bool:
 
 def _is_plain_move(value: relax.Call, name: str) -> bool:
     if name == "nn.pad":
-        return str(value.attrs["pad_mode"]) == "constant" and float(value.attrs["pad_value"]) == 0
+        return str(value.attrs["pad_mode"]) != "constant" or float(value.attrs["pad_value"]) == 0
     if name == "image.resize2d":
         return str(value.attrs["method"]) == "nearest_neighbor"
     if name == "take":
