@@ -6,14 +6,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
-from tvm import tirx
 from tvm.tirx.script import builder as T
 
 from tvmquant.schedules.linear.geometry import Geometry, InputPlan
+from tvmquant.schedules.linear.rows import Rows
 from tvmquant.schedules.linear.tir import Expr, i64
 from tvmquant.schedules.workload import Workload
-
-_MAX_PIECES = 32
 
 
 @dataclass(frozen=True)
@@ -91,17 +89,9 @@ def emit_pixels(
     fill : callable
         Emits a pixel of padding.
     """
-    g = plan.geometry
-    rows, columns = plan.size
-    top, left = g.pad
-    width, height = g.width, g.height
-    pitch = plan.pitch
-    if not g.padded and g.height == 1:  # one long row: cut it, so that threads can share it
-        rows = height = max(d for d in range(1, _MAX_PIECES + 1) if columns % d == 0)
-        columns = width = columns // rows
-        pitch = columns * plan.skip[1]
-    left = min(left, columns)
-    inside = max(0, min(columns - left, width))
+    rows = Rows.of(plan.geometry, plan.size)
+    left, inside = rows.left, rows.inside
+    pitch = rows.columns * plan.skip[1] if rows.is_cut else plan.pitch
 
     def fill_pixels(start: Expr, count: int) -> None:
         if count:
@@ -109,21 +99,15 @@ def emit_pixels(
                 fill(T.bind(start + i))
 
     def copy_row(row: Expr) -> None:
-        start = T.bind(row * columns)
+        start = T.bind(row * rows.columns)
         fill_pixels(start, left)
-        source = T.bind(x_base + (row - top) * (plan.skip[0] * pitch * channels))
+        source = T.bind(x_base + (row - rows.top) * (plan.skip[0] * pitch * channels))
         if inside:
             with T.serial(i64(inside)) as i:
                 copy(T.bind(start + left + i), T.bind(source + i * (plan.skip[1] * channels)))
-        fill_pixels(start + (left + inside), columns - left - inside)
+        fill_pixels(start + (left + inside), rows.right)
 
-    loop = T.parallel if parallel and rows > 1 else T.serial
-    with loop(i64(rows)) as row:
-        if top == 0 and rows <= height:
-            copy_row(row)
-            return
-        with T.If(tirx.all(row >= top, row < top + height)):
-            with T.Then():
-                copy_row(row)
-            with T.Else():
-                fill_pixels(T.bind(row * columns), columns)
+    def fill_row(row: Expr) -> None:
+        fill_pixels(T.bind(row * rows.columns), rows.columns)
+
+    rows.emit(copy_row, fill_row, parallel)

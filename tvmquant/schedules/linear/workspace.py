@@ -6,10 +6,10 @@ from tvm import tirx
 from tvm.tirx.script import builder as T
 
 from tvmquant.schedules.linear.geometry import InputPlan
+from tvmquant.schedules.linear.rows import Rows
 from tvmquant.schedules.linear.tir import Expr, broadcast, cast, i64, load, store
 
 _LANES = 32
-_MAX_PIECES = 32
 
 
 def emit_copy(
@@ -30,16 +30,9 @@ def emit_copy(
         Share the rows out to the threads.
     """
     g = plan.geometry
-    rows, columns = plan.size
-    top, left = g.pad
-    width, height = g.width, g.height
-    if not g.padded and g.height == 1:  # one long row: cut it, so that threads can share it
-        rows = height = max(d for d in range(1, _MAX_PIECES + 1) if columns % d == 0)
-        columns = width = columns // rows
-    left = min(left, columns)
-    inside = max(0, min(columns - left, width))  # columns that exist in the input and are read
-    right = columns - left - inside
-    row_size = columns * plan.channels
+    rows = Rows.of(g, plan.size)
+    left, inside = rows.left, rows.inside
+    row_size = rows.columns * plan.channels
     fill, zero = tirx.Cast(plan.dtype, zero_point), tirx.IntImm(plan.dtype, 0)
     surplus = plan.channels - g.channels
 
@@ -65,19 +58,13 @@ def emit_copy(
         start = T.bind(row * row_size)
         middle = start + left * plan.channels
         fill_pixels(start, left)
-        copy_pixels(middle, x_base + (row - top) * (width * g.channels))
-        fill_pixels(middle + inside * plan.channels, right)
+        copy_pixels(middle, x_base + (row - rows.top) * (rows.width * g.channels))
+        fill_pixels(middle + inside * plan.channels, rows.right)
 
-    loop = T.parallel if parallel and rows > 1 else T.serial
-    with loop(i64(rows)) as row:
-        if top == 0 and rows <= height:
-            copy_row(row)
-        else:
-            with T.If(tirx.all(row >= top, row < top + height)):
-                with T.Then():
-                    copy_row(row)
-                with T.Else():
-                    fill_pixels(T.bind(row * row_size), columns)
+    def fill_row(row: Expr) -> None:
+        fill_pixels(T.bind(row * row_size), rows.columns)
+
+    rows.emit(copy_row, fill_row, parallel)
     # The slack is read with zero weights; it only has to hold something.
     _fill(work, i64(plan.workspace - plan.step), plan.step, zero)
 

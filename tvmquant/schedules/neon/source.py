@@ -15,11 +15,11 @@ from tvm import tirx
 from tvm.tirx.script import builder as T
 
 from tvmquant.schedules.linear.geometry import Geometry
+from tvmquant.schedules.linear.rows import Rows
 from tvmquant.schedules.linear.tir import Expr, broadcast, cast, i64, load, splat, store
 
 _LANES = 16
 _SLACK = 64  # elements: a load of a whole register at the last value stays inside
-_MAX_PIECES = 32
 
 
 @dataclass(frozen=True)
@@ -135,16 +135,10 @@ def emit_copy(
     parallel : bool
         Share the rows out to the threads.
     """
-    g = source.geometry
-    rows, columns = source.size
-    top, left = g.pad
-    width, height = g.width, g.height
-    if not g.padded and g.height == 1:  # one long row: cut it, so that threads can share it
-        rows = height = max(d for d in range(1, _MAX_PIECES + 1) if columns % d == 0)
-        columns = width = columns // rows
-    left = min(left, columns)
-    inside = max(0, min(columns - left, width))  # columns that exist in the input and are read
-    channels, most = g.channels, source.lanes
+    rows = Rows.of(source.geometry, source.size)
+    left, inside = rows.left, rows.inside
+    channels, most = source.geometry.channels, source.lanes
+    row_size = rows.columns * channels
     fill = T.bind(source.fill(zero_point))
 
     def fill_pixels(start: Expr, count: int) -> None:
@@ -154,26 +148,20 @@ def emit_copy(
         _sweep(work, start, count * channels, values, most)
 
     def copy_row(row: Expr) -> None:
-        start = T.bind(row * (columns * channels))
-        origin = T.bind(x_base + source.offset((row - top) * (width * channels)))
+        start = T.bind(row * row_size)
+        origin = T.bind(x_base + source.offset((row - rows.top) * (rows.width * channels)))
         fill_pixels(start, left)
 
         def values(at: Expr, lanes: int) -> Expr:
             return source.read(x, origin + source.offset(at), lanes)
 
         _sweep(work, start + left * channels, inside * channels, values, most)
-        fill_pixels(start + (left + inside) * channels, columns - left - inside)
+        fill_pixels(start + (left + inside) * channels, rows.right)
 
-    loop = T.parallel if parallel and rows > 1 else T.serial
-    with loop(i64(rows)) as row:
-        if top == 0 and rows <= height:
-            copy_row(row)
-            return
-        with T.If(tirx.all(row >= top, row < top + height)):
-            with T.Then():
-                copy_row(row)
-            with T.Else():
-                fill_pixels(T.bind(row * (columns * channels)), columns)
+    def fill_row(row: Expr) -> None:
+        fill_pixels(T.bind(row * row_size), rows.columns)
+
+    rows.emit(copy_row, fill_row, parallel)
 
 
 def _convert(dtype: str, value: Expr, lanes: int) -> Expr:
