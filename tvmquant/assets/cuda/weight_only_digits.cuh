@@ -23,11 +23,11 @@ struct Digits {
   static constexpr int CHUNK = S::WARPS_K * S::ROUNDS;  // spans
   static constexpr int SPANS = CHUNK < S::PART ? CHUNK : S::PART;
   static constexpr int UNITS = SPANS * S::SPAN_UNITS;
-  // Bytes of the digits, of the steps [unit][row], and of the sums of the integers for zero points:
-  // of pairs [unit][row][2], of their upper and of their lower half.
+  // Bytes of the digits, of the steps [unit][row][4] (UnitSums says of what), and of the integers'
+  // sums in steps, for zero points: of pairs [unit][row][2], of the upper and of the lower halves.
   static constexpr int WORDS = SPANS * SPAN * S::ROWS * BYTES_EACH;
-  static constexpr int STEPS = UNITS * S::ROWS * 4;
-  static constexpr int SUMS = S::ZERO_POINTS ? STEPS * (PLANES ? 1 : 2) : 0;
+  static constexpr int STEPS = UNITS * S::ROWS * 16;
+  static constexpr int SUMS = S::ZERO_POINTS ? UNITS * S::ROWS * (PLANES ? 4 : 8) : 0;
   static constexpr int BYTES = (WORDS + STEPS + SUMS + 15) / 16 * 16;
 
   // Word `place` (of eight: four elements of K each) of a column; BLOCK counts 32 elements of K.
@@ -36,6 +36,21 @@ struct Digits {
     return ((block * SETS + set) * COLUMNS + (column ^ (block & 3))) * 8 + place;
   }
 };
+
+// Sums of products start with these bits: as a float, MAGIC is 1.5 * 2^23, whose low bits are then
+// the sum's.
+constexpr int MAGIC_BITS = 0x4B400000;
+constexpr float MAGIC = 12582912.0f;
+// Steps are so much shorter while they are multiplied with sums, and scales so much larger: with
+// MAGIC, the longest steps would not be finite.
+constexpr float SHORTER = 1.0f / 262144.0f, LARGER = 262144.0f;
+
+// What a unit's three sums, or two, become together in FFMAs: x m0 + y, then z m1, w m2.
+template <bool PLANES>
+__device__ __forceinline__ float4 step_factors(float step) {
+  return PLANES ? float4{65536.0f * step, -65793.0f * MAGIC * step, 256.0f * step, step}
+                : float4{256.0f * step, -257.0f * MAGIC * step, step, 0.0f};
+}
 
 // Four bytes of each of four words, transposed: byte b of r[i] is byte i of w[b].
 __device__ __forceinline__ void transpose_bytes(unsigned (&r)[4], const unsigned (&w)[4]) {
@@ -109,7 +124,7 @@ __device__ __forceinline__ int sum_of_lanes(int value) {
 template <class S>
 __device__ __forceinline__ void store_quad(const float (&value)[4], int most, const Quad<S> &at,
                                            const int (&place)[4], bool first, unsigned *words,
-                                           float *steps, float *sums) {
+                                           float4 *steps, float *sums) {
   using D = Digits<S>;
   constexpr int LANES = Quad<S>::LANES, FINE = D::PLANES ? 22 : 29;
   // Three bytes reach 0x7F7F7F: what would be more steps, has longer ones.
@@ -117,7 +132,8 @@ __device__ __forceinline__ void store_quad(const float (&value)[4], int most, co
   // The step is a normal number, and so is its inverse: 2^-e has 2 * 127 - (e + 127).
   const int exponent = max(limited >> 23, FINE + 1);
   const float inverse = __int_as_float((254 + FINE - exponent) << 23);
-  const float step = __int_as_float(most < 0x7F800000 ? (exponent - FINE) << 23 : 0x7FC00000);
+  const float step =
+      __int_as_float(most < 0x7F800000 ? (exponent - FINE) << 23 : 0x7FC00000) * SHORTER;
   int number[4];
   unsigned shifted[4], digit[4];
 #pragma unroll
@@ -133,7 +149,7 @@ __device__ __forceinline__ void store_quad(const float (&value)[4], int most, co
     const int turn = D::PLANES ? (at.row & 3) * 8 : 0;
 #pragma unroll
     for (int i = 0; i < D::BYTES_EACH; ++i) to[place[i] ^ turn] = digit[i] ^ 0x80808080u;
-    if (first) steps[at.unit * S::ROWS + at.row] = step;
+    if (first) steps[at.unit * S::ROWS + at.row] = step_factors<D::PLANES>(step);
   }
   if constexpr (S::ZERO_POINTS) {
     int upper = 0, lower = 0;
@@ -148,10 +164,10 @@ __device__ __forceinline__ void store_quad(const float (&value)[4], int most, co
     if (at.kept && first) {
       const int place = at.unit * S::ROWS + at.row;
       if constexpr (D::PLANES) {
-        sums[place] = float(lower);
+        sums[place] = float(lower) * step;
       } else {
-        sums[place * 2] = float(upper);
-        sums[place * 2 + 1] = float(lower);
+        sums[place * 2] = float(upper) * step;
+        sums[place * 2 + 1] = float(lower) * step;
       }
     }
   }
@@ -165,7 +181,7 @@ __device__ __forceinline__ void make_digits(const float *x, int first_row, int f
   using D = Digits<S>;
   constexpr int PIECES = Quad<S>::PIECES;
   unsigned *const words = reinterpret_cast<unsigned *>(memory);
-  float *const steps = reinterpret_cast<float *>(memory + D::WORDS);
+  float4 *const steps = reinterpret_cast<float4 *>(memory + D::WORDS);
   float *const sums = reinterpret_cast<float *>(memory + D::WORDS + D::STEPS);
   const int lane = threadIdx.x % 32;
   const bool first = lane % Quad<S>::LANES == 0;

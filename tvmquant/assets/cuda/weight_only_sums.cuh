@@ -35,21 +35,18 @@ struct UnitSums {
     int zero[S::TILES][S::ZERO_POINTS ? S::SPAN_UNITS : 1];
   };
 
-  // Products have this sum to begin with: as a float, 1.5 * 2^23, whose low bits are then theirs.
-  static constexpr float MAGIC = 12582912.0f;
-  static constexpr int START = 0x4B400000;
-
   const unsigned *words;
-  const float *steps, *sums;
+  const float4 *steps;
+  const float *sums;
   int lane;
 
   __device__ __forceinline__ UnitSums(const uint8_t *memory, int own_lane)
       : words(reinterpret_cast<const unsigned *>(memory)),
-        steps(reinterpret_cast<const float *>(memory + D::WORDS)),
+        steps(reinterpret_cast<const float4 *>(memory + D::WORDS)),
         sums(reinterpret_cast<const float *>(memory + D::WORDS + D::STEPS)), lane(own_lane) {}
 
   __device__ static __forceinline__ float scale_of(const Piece &piece, int tile, int u, int half) {
-    return half == 0 ? piece.scale[tile][u].x : piece.scale[tile][u].y;
+    return (half == 0 ? piece.scale[tile][u].x : piece.scale[tile][u].y) * LARGER;
   }
   // Of the weights as they are multiplied.
   __device__ static __forceinline__ float minus_zero(const Piece &piece, int tile, int u, int half) {
@@ -93,7 +90,7 @@ struct UnitSums {
                                            int first) const {
     const int column = lane / 4 % D::COLUMNS, place = lane % 4 * 2;
 #pragma unroll
-    for (int j = 0; j < SETS * S::TILES * 4; ++j) c[j / 4 / S::TILES][j / 4 % S::TILES][j % 4] = START;
+    for (int j = 0; j < SETS * S::TILES * 4; ++j) c[j / 4 / S::TILES][j / 4 % S::TILES][j % 4] = MAGIC_BITS;
 #pragma unroll
     for (int s = 0; s < STEPS; ++s) {
 #pragma unroll
@@ -112,18 +109,17 @@ struct UnitSums {
     multiply<1>(c, a, unit, pair);
     const int half = D::COLUMNS == 8 ? lane % 4 / 2 : 0;  // which row of the pair
     const int row = unit * S::ROWS + pair * 2 + half;
-    const float step = steps[row];
+    const float4 step = steps[row];
     const float sum = S::ZERO_POINTS ? sums[row * 2 + lane % 2] : 0.0f;
 #pragma unroll
     for (int m = 0; m < S::TILES; ++m) {
 #pragma unroll
       for (int i = 0; i < 2; ++i) {
-        // The first one is exact: what it adds goes away with the second one's.
-        const float upper = fmaf(__int_as_float(c[0][m][i * 2]), 256.0f, -257.0f * MAGIC);
-        float value = upper + __int_as_float(c[0][m][i * 2 + 1]);
+        // Steps are powers of two. The first one is exact: MAGIC goes away with the second one's.
+        const float upper = fmaf(__int_as_float(c[0][m][i * 2]), step.x, step.y);
+        float value = fmaf(__int_as_float(c[0][m][i * 2 + 1]), step.z, upper);
         if constexpr (S::ZERO_POINTS) value = fmaf(minus_zero(piece, m, u, i), sum, value);
-        // The product with a power of two is exact: one rounding.
-        acc[m][pair][i] = fmaf(value * step, scale_of(piece, m, u, i), acc[m][pair][i]);
+        acc[m][pair][i] = fmaf(value, scale_of(piece, m, u, i), acc[m][pair][i]);
       }
     }
   }
@@ -134,23 +130,22 @@ struct UnitSums {
     int c[3][S::TILES][4];
     multiply<3>(c, a, unit, group * 3);
     const int row = unit * S::ROWS + group * 8 + lane % 4 * 2;
-    const float2 step = *reinterpret_cast<const float2 *>(steps + row);
+    const float4 step[2] = {steps[row], steps[row + 1]};
     float2 sum = {0.0f, 0.0f};
     if constexpr (S::ZERO_POINTS) sum = *reinterpret_cast<const float2 *>(sums + row);
 #pragma unroll
     for (int m = 0; m < S::TILES; ++m) {
 #pragma unroll
       for (int i = 0; i < 4; ++i) {
-        // Multiples of 65536, exact; of 256, rounded; then whole numbers.
-        const float high = fmaf(__int_as_float(c[0][m][i]), 65536.0f, -65793.0f * MAGIC);
-        const float middle = fmaf(__int_as_float(c[1][m][i]), 256.0f, high);
-        float value = middle + __int_as_float(c[2][m][i]);
-        const int half = i / 2;
+        // Multiples of 65536 steps, exact; of 256, rounded; then whole numbers.
+        const float4 &by = step[i % 2];
+        const float high = fmaf(__int_as_float(c[0][m][i]), by.x, by.y);
+        const float middle = fmaf(__int_as_float(c[1][m][i]), by.z, high);
+        float value = fmaf(__int_as_float(c[2][m][i]), by.w, middle);
         if constexpr (S::ZERO_POINTS) {
-          value = fmaf(minus_zero(piece, m, u, half), i % 2 == 0 ? sum.x : sum.y, value);
+          value = fmaf(minus_zero(piece, m, u, i / 2), i % 2 == 0 ? sum.x : sum.y, value);
         }
-        value *= i % 2 == 0 ? step.x : step.y;
-        acc[m][group][i] = fmaf(value, scale_of(piece, m, u, half), acc[m][group][i]);
+        acc[m][group][i] = fmaf(value, scale_of(piece, m, u, i / 2), acc[m][group][i]);
       }
     }
   }

@@ -94,11 +94,11 @@ def _unit_instructions(plan: TensorPlan) -> tuple[float, int]:
     # Loops and addresses.
     around = 3 + 50 / (plan.ahead * tiles) + 10 * (plan.reach > 1) / (plan.ahead * tiles)
     if plan.planes:
-        sets, sums, reads = plan.rows // 8 * 3, 20 + 8 * plan.zero_points, (3 * steps + 1) / tiles
+        sets, sums, reads = plan.rows // 8 * 3, 16 + 4 * plan.zero_points, (3 * steps + 2) / tiles
         groups = plan.rows // 8
     else:
         sets = groups = max(1, plan.rows // 2)
-        sums, reads = 8 + 4 * plan.zero_points, (steps + 1) / tiles
+        sums, reads = 6 + 2 * plan.zero_points, (steps + 1) / tiles
     products = sets * steps
     return unpack + around + products + groups * (sums + reads), products
 

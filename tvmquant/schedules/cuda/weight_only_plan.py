@@ -198,7 +198,7 @@ class TensorPlan:
     @cached_property
     def _span_bytes(self) -> int:
         """Bytes of the digits of a span."""
-        per_unit = 4 + (4 if self.planes else 8) * self.zero_points
+        per_unit = 16 + (4 if self.planes else 8) * self.zero_points
         digits = 3 if self.planes else 4
         return (self.layout.span * digits + self.layout.span_units * per_unit) * self.rows
 
@@ -231,6 +231,8 @@ class TensorPlan:
         more = 14 if self.rows > 1 else 0
         more += 8 if self.rows > 1 and self.chunks > 1 and self.launches == 1 else 0
         more += 12 if self.rows > 1 and self.zero_points else 0
+        more += 12 if self.planes and self.reach > 1 else 0
+        more += 16 if self.planes and self.chunks > 1 else 0
         sums = pairs * 2 + (2 if self.planes else 4)
         return self.tiles * (self.ahead * span + sums + unpacked) + more + _OVERHEAD
 
