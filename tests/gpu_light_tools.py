@@ -20,6 +20,8 @@ KERNEL = re.compile(r'extern "C" __global__ void(?: __launch_bounds__\(\d+\))? (
 PRELUDE = """
 #include "ptx.cuh"
 #include <cmath>
+#define CUDART_NAN_F NAN
+#define CUDART_INF_F INFINITY
 typedef unsigned char uchar;
 typedef unsigned int uint;
 inline unsigned __activemask() { return 0xFFFFFFFFu; }
@@ -42,6 +44,8 @@ T __shfl_sync(unsigned, T value, int lane, int width) {
   return from_lane(value, emulator::lane() / width * width + lane);
 }
 inline float rsqrtf(float x) { return 1.0f / std::sqrt(x); }
+inline int64_t max(int64_t a, int64_t b) { return a > b ? a : b; }
+inline int64_t min(int64_t a, int64_t b) { return a < b ? a : b; }
 inline float max(float a, float b) { return std::fmax(a, b); }
 inline float min(float a, float b) { return std::fmin(a, b); }
 struct Pointer {
@@ -100,7 +104,7 @@ def run_light(func, target, folder, *arrays):
     assert len(kernels) == len(sizes)
     names, calls = [], []
     for match, grid in zip(kernels, sizes):
-        own = [part.split()[-1].removesuffix("_ptr") for part in match.group(2).split(",")]
+        own = [re.sub(r"_ptr(_\d+)?$", "", part.split()[-1]) for part in match.group(2).split(",")]
         given = ", ".join(f"Pointer{{arrays[{len(names) + i}]}}" for i in range(len(own)))
         names += own
         blocks, threads = (

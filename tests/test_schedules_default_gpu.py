@@ -11,8 +11,10 @@ from test_schedules_default_reduction import CASES as REDUCTIONS
 from test_schedules_default_reduction import f32
 from tvm import relax, tirx
 
+from tvmquant import reference
 from tvmquant.errors import TvmQuantError
 from tvmquant.ops import waist
+from tvmquant.ops.dynamic import dynamic_quantize
 from tvmquant.passes.schedule import ScheduleFunctions
 from tvmquant.schedules.default import gpu
 from tvmquant.schedules.default.threads import all_on_device
@@ -90,6 +92,21 @@ def test_results_are_those_of_the_host(name, rule, tmp_path):
     out = np.full_like(want, 77)
     run_light(func, GPU.target, tmp_path, *inputs, out)
     np.testing.assert_allclose(out, want, rtol=2e-5, atol=2e-5)
+
+
+@pytest.mark.parametrize("bits, per_row, symmetric", [(8, False, False), (4, True, True)])
+def test_activations_are_quantized_at_run_time(bits, per_row, symmetric, tmp_path):
+    attrs = {"bits": bits, "per_row": per_row, "symmetric": symmetric}
+    x = f32(5, 37)
+    x[1, 3], x[2], x[3, 1] = 1e-40, 0, 3e38 if per_row else 5
+    x[4, 0] = np.nan if per_row else -7
+    (func,) = functions(scheduled([x], lambda _, v: dynamic_quantize(v, **attrs)))
+    assert all_on_device(func)
+    want = reference.dynamic_quantize(x, **attrs)
+    outs = [np.full_like(part, 77) for part in want]
+    run_light(func, GPU.target, tmp_path, x, *outs)
+    for got, meant in zip(outs, want):
+        np.testing.assert_array_equal(got, meant)
 
 
 def test_what_would_stay_on_the_host_is_refused(monkeypatch):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import tvm
@@ -10,6 +11,7 @@ from tvm import relax, te, tirx
 from tvmquant.ops.dynamic import DYNAMIC_QUANTIZE, DYNAMIC_RESCALE, PADDING_INFO
 from tvmquant.ops.integer import shape_of
 from tvmquant.schedules.compute.dynamic_quantize import DynamicQuantizeKernel
+from tvmquant.schedules.compute.dynamic_te import dynamic_quantize_te
 from tvmquant.schedules.compute.legalize import emit, legalizes, load
 from tvmquant.targets.device import get_device
 
@@ -42,7 +44,13 @@ def padding_info_te(zero_point: Any) -> te.Tensor:
 
 @legalizes(DYNAMIC_QUANTIZE)
 def _legalize_quantize(bb: relax.BlockBuilder, call: relax.Call) -> relax.Expr:
-    device = get_device(tvm.target.Target.current(allow_none=True) or "host")
+    target = tvm.target.Target.current(allow_none=True)
+    if target is not None and target.kind.name != "llvm":
+        attrs = {"bits": int(call.attrs["bits"])}
+        attrs |= {key: bool(call.attrs[key]) for key in ("per_row", "symmetric")}
+        made = partial(dynamic_quantize_te, **attrs)
+        return bb.call_te(made, call.args[0], primfunc_name_hint="dynamic_quantize")
+    device = get_device(target or "host")
     kernel = DynamicQuantizeKernel(
         tuple(shape_of(call.args[0])),
         int(call.attrs["bits"]),
