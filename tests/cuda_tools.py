@@ -18,6 +18,8 @@ from tvmquant.schedules.linear.addition import INTEGER_FORMS
 from tvmquant.schedules.meaning import with_sum
 
 EMULATOR = Path(__file__).parent / "cuda_emulator"
+# Arguments that no launch writes.
+CONSTANTS = ("weights", "bias", "scale", "zero_point")
 
 
 def compiler():
@@ -37,6 +39,8 @@ def emulated(launch, folder, *, reverse=False):
     count = source[source.index(f"void {launch.name}(") :].split(")")[0].count(",")
     pointers = ", ".join(f"static_cast<Pointer>(arrays[{i}])" for i in range(count))
     x, y, z = launch.grid
+    late = [i for i, name in enumerate(launch.takes) if launch.early and name not in CONSTANTS]
+    late = sum(1 << i for i in late)
     text = f"""
 #include "ptx.cuh"
 {wgmma}
@@ -52,6 +56,7 @@ extern "C" void run(void **arrays, const int64_t *sizes, void *arena, int64_t ar
   emulator::shared_first = shared;
   emulator::shared_bytes = {launch.shared_bytes};
   emulator::start_checks(arrays, sizes, {count}, arena, arena_bytes);
+  emulator::late_buffers = {late};
   emulator::launch({{{x}, {y}, {z}}}, {{{launch.threads}, 1, 1}}, memory,
                    {str(reverse).lower()}, [=] {{ {launch.name}({pointers}, shared); }});
   for (uint8_t *at = shared + {launch.shared_bytes}; at < memory.data() + memory.size(); ++at) {{

@@ -1,17 +1,22 @@
 """Kernels of several launches: scratch memory, order, and what TVM's host code makes of them."""
 
 import dataclasses
+import faulthandler
+import multiprocessing
+import os
 import re
 import shutil
+import signal
 
 import numpy as np
 import pytest
 import tvm
-from cuda_tools import aligned, run_arrays
+from cuda_tools import aligned, emulated, run_arrays
 
 from tvmquant.build import compile_module
 from tvmquant.runtime.link import export_library
 from tvmquant.schedules.cuda.launch import Launch, program
+from tvmquant.schedules.cuda.source import header
 from tvmquant.targets import get_device
 
 COUNT = 200
@@ -26,6 +31,19 @@ TURNED = """#include <stdint.h>
 __device__ void turned(const int *sums, const int *more, int *out, uint8_t *shared) {
   const int at = blockIdx.z * 64 + threadIdx.x;
   if (at < 200) out[at] = sums[199 - at] + more[at];
+}
+"""
+
+
+EARLY = """
+__device__ void early(const uint8_t *x, const int *weights, int *out, uint8_t *shared) {
+  const int at = threadIdx.x, mistake = weights[0];
+  if (mistake == 1) out[at] = weights[at];
+  int before = mistake == 2 ? x[at] : 0;
+  tvmquant::launch_next();
+  if (mistake != 3 || at != 40) tvmquant::launch_wait();
+  if (mistake != 3) before = x[at];
+  out[at] = before + weights[at];
 }
 """
 
@@ -76,6 +94,26 @@ def test_the_host_takes_memory_from_the_pool_of_the_gpu():
     source = mod.imports[0].inspect_source("cuda")
     assert re.search(r"both_kernel\(.*\) \{[^}]*doubled\(", source)
     assert re.search(r"both_kernel_1\(.*\) \{[^}]*turned\(", source)
+
+
+def run_early(folder, mistake):
+    faulthandler.disable()
+    source = header("ptx.cuh") + EARLY
+    launch = Launch("early", source, (1, 1, 1), 64, 0, ("x", "weights", "out"), early=True)
+    weights, out = (aligned(np.zeros(64, np.int32)) for _ in range(2))
+    weights[0] = mistake
+    emulated(launch, folder)(aligned(np.arange(64).astype(np.uint8)), weights, out)
+    os._exit(0 if (out[1:] == np.arange(1, 64)).all() else 1)
+
+
+@pytest.mark.parametrize("mistake", ["none", "writes", "reads", "a thread does not wait"])
+def test_a_launch_that_starts_early_has_to_wait(mistake, tmp_path_factory):
+    folder = tmp_path_factory.getbasetemp()  # one library for all
+    number = ["none", "writes", "reads", "a thread does not wait"].index(mistake)
+    run = multiprocessing.get_context("fork").Process(target=run_early, args=(folder, number))
+    run.start()
+    run.join(120)
+    assert run.exitcode == (-signal.SIGABRT if number else 0)
 
 
 @pytest.mark.skipif(not shutil.which("nvcc"), reason="nvcc is not installed")

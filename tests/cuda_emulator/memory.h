@@ -31,6 +31,9 @@ inline unsigned *writers;
 inline Byte *bytes;
 inline unsigned meetings = 1;
 inline bool pairwise_order;
+// Of a launch that may start early: what arguments are no constants, by bit. Nobody touches these
+// before it has waited for the launches before.
+inline unsigned late_buffers;
 
 TVMQUANT_QUIET inline unsigned grid_thread() {
   const unsigned block =
@@ -43,6 +46,7 @@ TVMQUANT_QUIET inline void check_global(uintptr_t address, size_t size, bool wri
     const Buffer &buffer = buffers[i];
     if (address - buffer.first >= buffer.size) continue;
     if (address + size > buffer.first + buffer.size) break;
+    if (late_buffers >> i & 1 && !own().waited) fail("touched before the launch before has ended");
     if (!writes) return;
     if (i + 1 != buffer_count) fail("a kernel writes what it is only given to read");
     for (size_t at = address - buffer.first, end = at + size; at < end; ++at) {
