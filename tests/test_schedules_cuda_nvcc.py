@@ -122,6 +122,11 @@ def test_sums_of_slices_are_stored_in_pairs(tmp_path):
 
 def test_additions_keep_the_lines(tmp_path):
     check(RESNET, "sm_80", tmp_path, LINE, form="float")
+    code = machine_code(tmp_path / "kernel.cubin")
+    # What is added is asked for before the first line leaves; rounding takes no conversion.
+    first = re.findall(r"\b(?:LD|ST)G\.E\.128", code)
+    assert first.index(LINE) == min(4, first.count(LINE)) > 1
+    assert "F2I" not in code and "FADD" in code
 
 
 def per_product(code):

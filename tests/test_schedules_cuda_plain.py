@@ -1,6 +1,7 @@
 """CUDA kernels without tensor cores in an emulator of the GPU, against NumPy."""
 
 import dataclasses
+import re
 
 import numpy as np
 import pytest
@@ -95,3 +96,14 @@ def test_weight_only_layers_stay_within_the_bound(rows, depth, bits, group, zero
     given = (x, w, scale, bias, zero)
     error = np.abs(got - reference.weight_only_matmul(*given, group_size=size))
     assert (error <= reference.weight_only_bound(*given, group_size=size)).all()
+
+
+def test_grids_are_no_larger_than_they_may_be():
+    for rows in (1, 9, 65535 * 8, 65535 * 8 + 1):
+        more = {"x_bits": 32, "w_bits": 4, "group_size": 32, "requantize": "float32"}
+        launch = WeightOnlyKernel(
+            Workload("matmul_weight_only", (rows, 64), (24, 64), **more)
+        ).launch
+        _, y, z = launch.grid
+        own = int(re.search(r"ROWS = (\d+)", launch.source)[1])
+        assert y <= 65535 and z == 1 and (y - 1) * own < rows <= y * own

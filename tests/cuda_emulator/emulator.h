@@ -208,6 +208,7 @@ using std::fmaxf;
 using std::fminf;
 inline int __popc(unsigned bits) { return __builtin_popcount(bits); }
 inline float __fmul_rn(float a, float b) { return a * b; }
+inline float __fadd_rn(float a, float b) { return a + b; }
 inline float __int2float_rn(int value) { return float(value); }
 inline int __float2int_rn(float value) { return int(std::nearbyint(value)); }
 inline float __int_as_float(int bits) {

@@ -55,30 +55,48 @@ __device__ __forceinline__ void add_slices(
   }
 }
 
-// Bytes of the tile go out, STORE together, after the addition of what lies at the same place.
+// Bytes of the tile go out, STORE together, after the addition of what lies at the same place: a
+// thread asks for several of these before it needs the first one.
 template <class S>
 __device__ __forceinline__ void store_tile(const uint8_t *tile, const Place &place,
                                            const int *__restrict__ qinfo,
                                            const uint8_t *__restrict__ other,
                                            uint8_t *__restrict__ out) {
-  constexpr int CHUNKS = S::BLOCK_N / S::STORE;
-  for (int at = threadIdx.x; at < S::BLOCK_M * CHUNKS; at += S::THREADS) {
+  constexpr int CHUNKS = S::BLOCK_N / S::STORE, ALL = S::BLOCK_M * CHUNKS;
+  constexpr int ROUNDS = (ALL + S::THREADS - 1) / S::THREADS;
+  constexpr int TOGETHER = S::RESIDUAL == NONE ? 1 : ROUNDS < 4 ? ROUNDS : 4;
+  using Bytes = Vector<S::STORE>;
+  const Addition addition(qinfo, S::RESIDUAL != NONE);
+  // Whether there are outputs, and where in the tensor and in the tile.
+  const auto find = [&](int at, int64_t &to, int &from) {
     const int row = at / CHUNKS, column = at % CHUNKS * S::STORE;
-    if (place.pixel + row >= Epilogue<S>::PIXELS) break;
-    if (place.inner + column >= Epilogue<S>::OUTPUTS) continue;
-    const int64_t to =
-        int64_t(place.pixel + row) * S::OUTPUTS + place.group + place.inner + column;
-    using Bytes = Vector<S::STORE>;
-    auto bytes = *reinterpret_cast<const Bytes *>(tile + row * Epilogue<S>::PITCH + column);
-    if constexpr (S::RESIDUAL != NONE) {
-      const Addition addition(qinfo);
-      const auto added = *reinterpret_cast<const Bytes *>(other + to);
+    to = int64_t(place.pixel + row) * S::OUTPUTS + place.group + place.inner + column;
+    from = row * Epilogue<S>::PITCH + column;
+    return (ALL % (TOGETHER * S::THREADS) == 0 || at < ALL) &&
+           place.pixel + row < Epilogue<S>::PIXELS && place.inner + column < Epilogue<S>::OUTPUTS;
+  };
+#pragma unroll(S::RESIDUAL == NONE ? 4 : 1)
+  for (int first = threadIdx.x; first < ALL; first += TOGETHER * S::THREADS) {
+    int64_t to;
+    int from;
+    Bytes added[TOGETHER];
 #pragma unroll
-      for (int i = 0; i < S::STORE / 4; ++i) {
-        bytes.words[i] = addition.sum_4<S::RESIDUAL>(bytes.words[i], added.words[i]);
-      }
+    for (int i = 0; i < TOGETHER; ++i) {
+      if (S::RESIDUAL == NONE || !find(first + i * S::THREADS, to, from)) continue;
+      added[i] = *reinterpret_cast<const Bytes *>(other + to);
     }
-    *reinterpret_cast<Bytes *>(out + to) = bytes;
+#pragma unroll
+    for (int i = 0; i < TOGETHER; ++i) {
+      if (!find(first + i * S::THREADS, to, from)) continue;
+      auto bytes = *reinterpret_cast<const Bytes *>(tile + from);
+      if constexpr (S::RESIDUAL != NONE) {
+#pragma unroll
+        for (int j = 0; j < S::STORE / 4; ++j) {
+          bytes.words[j] = addition.sum_4<S::RESIDUAL>(bytes.words[j], added[i].words[j]);
+        }
+      }
+      *reinterpret_cast<Bytes *>(out + to) = bytes;
+    }
   }
 }
 

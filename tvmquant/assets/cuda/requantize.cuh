@@ -39,7 +39,9 @@ __device__ __forceinline__ typename Result<F>::Type requantize(int acc, int p0, 
     // Bounds are integers: clamped before rounding is the same as after.
     const float scaled = __fmul_rn(__int2float_rn(acc), __int_as_float(p0));
     const float kept = fmaxf(fminf(scaled, float(high)), float(low));
-    return uint8_t(__float2int_rn(kept) + out.zero_point);
+    // As a conversion rounds it, which would take several times as long: added to 1.5 * 2^23, whose
+    // lowest bits are zeros, small numbers become its lowest bits.
+    return uint8_t(__float_as_int(__fadd_rn(kept, 12582912.0f)) + out.zero_point);
   }
   if constexpr (F == FIXED_POINT) {
     const int64_t wide = (int64_t(acc) * p0 + (int64_t(1) << (p1 - 1))) >> p1;
@@ -61,14 +63,15 @@ struct Addition {
   Range range;
   int own_zero_point, own, other, offset, p0, p1;
 
-  __device__ __forceinline__ explicit Addition(const int *qinfo)
-      : range{qinfo[4], qinfo[5], qinfo[6]},
-        own_zero_point(qinfo[1]),
-        own(qinfo[7]),
-        other(qinfo[8]),
-        offset(qinfo[9]),
-        p0(qinfo[10]),
-        p1(qinfo[11]) {}
+  // Layers without one do not have its numbers.
+  __device__ __forceinline__ explicit Addition(const int *qinfo, bool there = true)
+      : range{there ? qinfo[4] : 0, there ? qinfo[5] : 0, there ? qinfo[6] : 0},
+        own_zero_point(there ? qinfo[1] : 0),
+        own(there ? qinfo[7] : 0),
+        other(there ? qinfo[8] : 0),
+        offset(there ? qinfo[9] : 0),
+        p0(there ? qinfo[10] : 0),
+        p1(there ? qinfo[11] : 0) {}
 
   template <Flavour F>
   __device__ __forceinline__ uint8_t sum(int a, int b) const {

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -30,8 +30,9 @@ _THREADS = 128
 _PIXELS = 4
 _FLOAT_TILE = 64
 _FLOAT_SHARED = 2 * 16 * (_FLOAT_TILE + 4) * 4
-# Rows of activations that a warp of a weight-only layer takes at a time.
-_ROWS = 8
+# Rows of activations that a warp of a weight-only layer takes at a time, and the blocks that a grid
+# may have along y.
+_ROWS, _BLOCKS_Y = 8, 65535
 
 Arguments = list[tuple[str, tuple[int, ...], str]]
 
@@ -197,7 +198,7 @@ class WeightOnlyKernel(PlainKernel):
         """A warp an output channel."""
         w = self.workload
         outputs, depth = w.w_shape
-        rows = min(_ROWS, w.x_shape[0])
+        rows = min(max(_ROWS, -(-w.x_shape[0] // _BLOCKS_Y)), w.x_shape[0])
         values = {
             "BATCH": w.x_shape[0],
             "DEPTH": depth,
