@@ -123,8 +123,12 @@ def run_light(func, target, folder, *arrays):
     flags = ["-std=c++17", "-O1", "-w", "-shared", "-fPIC", "-ffp-contract=off", f"-I{EMULATOR}"]
     subprocess.run([*compiler(), *flags, str(path), "-o", str(library)], check=True)
     places = (ctypes.c_void_p * len(names))(*(buffers[name].ctypes.data for name in names))
+    results = []
     for reverse in (False, True):
         ctypes.CDLL(str(library)).run(places, ctypes.c_bool(reverse))
+        results.append([array.copy() for array in arrays])
+    for forward, backward in zip(*results):
+        np.testing.assert_array_equal(forward, backward)
 
 
 def _number(name):

@@ -89,7 +89,8 @@ def bind_threads(sch: s_tir.Schedule, loops: list[Any]) -> Any:
     fused = sch.fuse(*loops) if len(loops) > 1 else loops[0]
     elements = int(sch.get(fused).extent)
     threads = next(threads for least, threads in _THREADS if elements > least or not least)
-    block, thread = sch.split(fused, [None, threads])
+    # Moving a single number into a loop loses the condition that leaves out the other threads.
+    block, thread = sch.split(fused, [None, min(threads, elements)])
     sch.bind(block, "blockIdx.x")
     sch.bind(thread, "threadIdx.x")
     return thread
@@ -152,8 +153,8 @@ def _reduce_together(nest: Nest, length: int) -> str:
     if epilogue is not None:
         sch.set_scope(block, 0, "shared")
         sch.reverse_compute_at(epilogue, outputs, preserve_unit_loops=True)
-        rest = sch.fuse(*list(sch.get_loops(epilogue))[1:])
-        _, thread = sch.split(rest, [None, width if beside else threads])
+        rest = list(sch.get_loops(epilogue))[1:] or [sch.add_unit_loop(epilogue)]
+        _, thread = sch.split(sch.fuse(*rest), [None, width if beside else threads])
         sch.bind(thread, "threadIdx.x")
     return "gpu-shared-reduction"
 
