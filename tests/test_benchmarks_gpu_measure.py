@@ -173,6 +173,9 @@ def test_kernels_that_fail_or_are_to_be_avoided_are_rows(work):
     assert sum(r["name"] == "2x128x64" for r in rows) == 2
     job = next(j for j in planning.jobs_of(work, ["conv"], 2))
     alone = planning.single(job, work)
+    patient = next(j for j in planning.jobs_of(work, ["conv"], 2, patience=3))
+    assert patient["limit"] == 3 * job["limit"] and alone[0]["limit"] < job["limit"]
+    assert planning.single(patient, work)[0]["limit"] == 3 * alone[0]["limit"]
     assert [j["plan"] for j in alone if "plan" in j] == [0, 1] and alone[-1]["folders"] == []
     ffi = runtime.load(work / "nothing", cuda=False)
     avoided = jobs.run(runtime.Processor(ffi), job | {"avoid": [alone[0]["family"]]}, work)

@@ -41,6 +41,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--parts", default=",".join(PARTS), help="default %(default)s")
     parser.add_argument("--minutes", type=float, default=9.0, help="begin nothing afterwards")
     parser.add_argument("--rounds", type=int, default=9, help="readings of each contender")
+    parser.add_argument("--patience", type=float, default=1.0, help="factor of all time limits")
     parser.add_argument("--worker", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
     unknown = set(options.parts.split(",")) - set(PARTS)
@@ -58,7 +59,7 @@ def main(arguments: list[str] | None = None) -> int:
     work = Path(tempfile.mkdtemp(prefix="tvmquant-gpu-"))
     try:
         unpack(options.folder, work)
-        jobs = jobs_of(work, options.parts.split(","), options.rounds)
+        jobs = jobs_of(work, options.parts.split(","), options.rounds, options.patience)
         command = [sys.executable, __file__, str(options.folder), "-o", "-"]
         worker = Worker([*command, "--worker", str(work)])
         results = {"format": 1, "date": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "set": described}

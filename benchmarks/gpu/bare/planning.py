@@ -12,12 +12,14 @@ from .kernels import COLD_ROWS, family
 Job = dict[str, Any]
 # Seconds that a job of small kernels, which are not timed, may take: what hangs costs no more.
 _SMALL = 15
+# Seconds for one kernel, or one network, of a job that ended its process.
+_ALONE = (30, 75)
 # Shapes of matrix products that are also measured with engines that take long to start.
 _FIRST = 2
 PARTS = ("machine", "exact", "gemm", "network", "conv", "slow")
 
 
-def jobs_of(work: Path, parts: list[str], rounds: int) -> list[Job]:
+def jobs_of(work: Path, parts: list[str], rounds: int, patience: float = 1.0) -> list[Job]:
     """Jobs for :func:`bare.jobs.run`.
 
     Parameters
@@ -28,12 +30,14 @@ def jobs_of(work: Path, parts: list[str], rounds: int) -> list[Job]:
         Of :data:`PARTS`.
     rounds : int
         Readings of each contender.
+    patience : float
+        How many times as long as usual jobs may take, as under a memory checker.
 
     Returns
     -------
     list of dict
-        ``kind``, ``part``, ``name``, ``limit`` (seconds after which it is given up) and what the
-        kind needs.
+        ``kind``, ``part``, ``name``, ``limit`` (seconds after which it is given up), ``alone``
+        (the same for one of its contenders) and what the kind needs.
     """
     kernels, networks = _found(work, "case.json"), _found(work, "network.json")
     timed = {"rounds": rounds, "seconds": 12.0, "time": True}
@@ -61,6 +65,9 @@ def jobs_of(work: Path, parts: list[str], rounds: int) -> list[Job]:
             if index < _FIRST or any("weight-only" in folder for folder in job["folders"]):
                 slow = {"folders": [], "peers": "all", "which": "slow", "limit": 100}
                 jobs.append({**job, **timed, **slow})
+    for job in jobs:
+        job["alone"] = min(_ALONE[job["kind"] == "network"], job["limit"]) * patience
+        job["limit"] *= patience
     order = {part: index for index, part in enumerate(PARTS)}
     return sorted(jobs, key=lambda job: order["slow" if _slow(job) else job["part"]])
 
@@ -125,7 +132,7 @@ def single(job: Job, work: Path) -> list[Job]:
     """The same contenders one by one, for a job that ended its process."""
     if job["kind"] == "machine":
         return []
-    alone = {**job, "limit": min(30, job["limit"])}
+    alone = {**job, "limit": job.get("alone", job["limit"])}
     jobs = []
     for folder in job["folders"]:
         if job["kind"] == "network":
