@@ -53,16 +53,14 @@ def check(kernel, folder, data, reverse=False):
         (1, 96, 16, 2, 16, False),
     ],
 )
-@pytest.mark.parametrize("reverse", [False, True])
-def test_products_stay_within_the_bound(
-    rows, depth, outputs, bits, group, zero_points, reverse, tmp_path
-):
+def test_products_stay_within_the_bound(rows, depth, outputs, bits, group, zero_points, tmp_path):
+    reverse = outputs % 2 == 1  # the warps' order, and when copies come
     workload = weight_only_workload(rows, depth, outputs, bits, group, zero_points)
     check(kernel_of(workload), tmp_path, WeightOnlyData.of(workload, depth), reverse)
 
 
 @settings(
-    max_examples=12,
+    max_examples=8,
     deadline=None,
     phases=[Phase.explicit, Phase.reuse, Phase.generate],  # smaller examples are compiled anew
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],

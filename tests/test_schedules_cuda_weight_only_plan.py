@@ -118,8 +118,8 @@ def test_all_multiprocessors_have_work_and_ask_for_it_early(size, rows, group):
     plan = choose(weight_only_workload(rows, size, size, 4, group), SM_90)
     assert plan.grid_blocks >= 0.95 * SM_90.multiprocessors
     assert plan.threads >= 256
-    # Little's law: what is on its way keeps memory busy.
-    assert plan.flying * plan.reach * plan.resident >= 32 << 10
+    # Little's law: what is on its way keeps memory busy; of many rows, products take longer.
+    assert plan.flying * plan.reach * plan.resident >= (32 if rows < 32 else 16) << 10
 
 
 def test_the_next_launch_has_room_beside_the_usual_one_of_a_row():

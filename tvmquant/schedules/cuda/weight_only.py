@@ -219,7 +219,11 @@ class WeightOnlyTensorKernel(PlainKernel):
     def facts(self, config: Config) -> dict[str, float]:
         """What a cost model should know of it."""
         p = self.plan.with_config(config)
-        return occupancy(p.grid_blocks, p.threads, p.shared_bytes, p.registers, p.arch)
+        return {
+            **occupancy(p.grid_blocks, p.threads, p.shared_bytes, p.registers, p.arch),
+            "in_flight": float(p.flying * p.reach),
+            "moved": float(p.layout.tiles * p.layout.tile_bytes * p.row_blocks + p.copied),
+        }
 
 
 def weight_only_tensor_kernel(workload: Workload, arch: Arch) -> WeightOnlyTensorKernel | None:

@@ -40,10 +40,8 @@ def cycles(plan: TensorPlan) -> float:
     part = plan.part / lay.spans
     weights = tiles * lay.tile_bytes * part
     # Blocks of other rows find the weights in the cache. Every block reads digits.
-    digit_bytes = plan.grid_blocks * plan.chunks * plan.digit_bytes(plan.rounds)
-    digit_bytes *= plan.items if plan.chunks > 1 else 1
     outputs = plan.batch * lay.tiles * 16 * 4 * (2 * plan.splits if plan.splits > 1 else 1)
-    cached = lay.tiles * lay.tile_bytes * plan.row_blocks + digit_bytes + outputs
+    cached = lay.tiles * lay.tile_bytes * plan.row_blocks + plan.copied + outputs
     memory = max(
         weights / _PORT,
         cached / each / _CACHE,

@@ -15,7 +15,7 @@ _UNITS = (128, 64, 32)
 # Longer units are worth this share of padding.
 _PADDING = 1 / 16
 # Registers of a multiprocessor, of a thread at most, of a thread beside tiles and weights.
-_FILE, _REGISTERS, _OVERHEAD = 65536, 224, 44
+_FILE, _REGISTERS, _OVERHEAD = 65536, 212, 44
 # Shared memory that the GPU keeps of each block; of digits that are copied together.
 _RESERVED, _CHUNK = 1024, 32 << 10
 
@@ -207,6 +207,12 @@ class TensorPlan:
         return -(-min(rounds * self.warps_k, self.part) * self._span_bytes // 16) * 16
 
     @property
+    def copied(self) -> int:
+        """Bytes of digits that all blocks have in the end."""
+        again = self.items if self.chunks > 1 else 1
+        return self.grid_blocks * again * self.chunks * self.digit_bytes(self.rounds)
+
+    @property
     def _sums(self) -> int:
         """Bytes of the sums of warps."""
         return self.warps_k * self.rows * self.tiles * self.warps_m * 16 * 4
@@ -224,17 +230,19 @@ class TensorPlan:
     @property
     def registers(self) -> int:
         """Registers that a thread is expected to need."""
-        lay, pairs = self.layout, (self.rows + 1) // 2
-        span = lay.loads * 4 + lay.span_units * (3 if self.zero_points else 2)
+        lay = self.layout
+        span = lay.loads * 4 + lay.span_units * (4 if self.zero_points else 2)
         unpacked = 0 if lay.bits == 8 else lay.unit // 8
-        # Several rows; digits that are made beside the sums; zero points.
-        more = 14 if self.rows > 1 else 0
-        more += 8 if self.rows > 1 and self.chunks > 1 and self.launches == 1 else 0
-        more += 12 if self.rows > 1 and self.zero_points else 0
-        more += 12 if self.planes and self.reach > 1 else 0
-        more += 16 if self.planes and self.chunks > 1 else 0
-        sums = pairs * 2 + (2 if self.planes else 4)
-        return self.tiles * (self.ahead * span + sums + unpacked) + more + _OVERHEAD
+        if self.planes:
+            tile = self.ahead * span * 5 // 4 + self.rows * 5 // 4 - 5 + unpacked
+            more = 8 + 12 * (self.reach > 1) + 16 * (self.chunks > 1)
+        else:
+            tile = self.ahead * span + (self.rows + 1) // 2 * 2 + 4 + unpacked
+            more = 14 * (self.rows > 1)
+            # Digits that are made beside the sums.
+            more += 8 * (self.rows > 1 and self.chunks > 1 and self.launches == 1)
+        more += 12 * (self.rows > 1 and self.zero_points)
+        return self.tiles * tile + more + _OVERHEAD
 
     @property
     def resident(self) -> int:
