@@ -44,6 +44,11 @@ OWN = {
     "gated": ([f32(2, 5, 70)], gated, "gpu-rows"),
     "gated_alone": ([f32(1, 700)], gated, "gpu-rows"),
     "sum_of_few": ([f32(2, 5)], lambda _, x: R.sum(x), "gpu-reduction"),
+    "roi_align": (
+        [f32(2, 4, 6, 6), np.array([[1, 0, 0, 4, 5]], np.float32)],
+        lambda _, x, boxes: R.vision.roi_align(x, boxes, (2, 2), 1.0),
+        "gpu",
+    ),
     "sort": ([f32(3, 50)], lambda _, x: R.sort(x, -1), "own"),
     "cumsum": ([f32(3, 50)], lambda _, x: R.cumsum(x, 1), None),
 }
@@ -117,5 +122,5 @@ def test_what_would_stay_on_the_host_is_refused(monkeypatch):
         return func, ["none"]
 
     monkeypatch.setattr(gpu, "_ATTEMPTS", (refuse,))
-    with pytest.raises(TvmQuantError, match=r"no schedule for a GPU .* for a processor"):
+    with pytest.raises(TvmQuantError, match=r"for fused_mean_subtract: compile .* for a processor"):
         scheduled(*OWN["gated"][:2])

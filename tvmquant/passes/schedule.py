@@ -21,7 +21,7 @@ UNSCHEDULED = "tvmquant.unscheduled"
 class ScheduleFunctions:
     """Module pass: schedule the functions that are not marked ``tvmquant.scheduled``.
 
-    It never fails a compilation: a function that no rule fits stays as it is. The names of
+    For processors it never fails: a function that no rule fits stays as it is. The names of
     those are listed in the module attribute ``tvmquant.unscheduled``.
 
     Attributes
@@ -45,7 +45,7 @@ class ScheduleFunctions:
             if tuned is not None:
                 functions[var] = tuned.with_attr({SCHEDULED: True, RULES: [TRACE]})
                 continue
-            scheduled = schedule_function(func, self.device)
+            scheduled = schedule_function(func, self.device, var.name_hint)
             if scheduled is None:
                 left.append(var.name_hint)
                 continue

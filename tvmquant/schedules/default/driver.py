@@ -35,7 +35,7 @@ def vectors_of(device: Device) -> Vectors:
     return Vectors(4, 24 if "neon" in device.features else 12)
 
 
-def schedule_function(func: tirx.PrimFunc, device: Device) -> Scheduled | None:
+def schedule_function(func: tirx.PrimFunc, device: Device, name: str = "") -> Scheduled | None:
     """Schedule one function.
 
     Parameters
@@ -43,6 +43,8 @@ def schedule_function(func: tirx.PrimFunc, device: Device) -> Scheduled | None:
     func : tirx.PrimFunc
         In TE form: a root block with leaf blocks.
     device : Device
+    name : str
+        For messages.
 
     Returns
     -------
@@ -55,7 +57,7 @@ def schedule_function(func: tirx.PrimFunc, device: Device) -> Scheduled | None:
         On a GPU, where a function cannot stay as it is.
     """
     if device.cuda is not None:
-        function, names = schedule_gpu(func, device.target)
+        function, names = schedule_gpu(func, device.target, name)
         return Scheduled(function, tuple(names))
     try:
         sch = s_tir.Schedule(func, debug_mask="none")

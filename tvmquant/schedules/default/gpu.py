@@ -22,11 +22,21 @@ _THREADS = ((1 << 18, 256), (1 << 15, 128), (0, 64))
 _ALONE = ((0, 16), (1 << 14, 128), (1 << 16, 1 << 62))
 # Threads that share a long sum, which has so many terms.
 _TOGETHER, _LONG = 256, 512
+_SPATIAL = 0  # IterVar.iter_type
 _REDUCERS = (tirx.Add, tirx.Mul, tirx.Max, tirx.Min)
 
 
-def schedule_gpu(func: tirx.PrimFunc, target: tvm.target.Target) -> tuple[tirx.PrimFunc, list[str]]:
+def schedule_gpu(
+    func: tirx.PrimFunc, target: tvm.target.Target, name: str = ""
+) -> tuple[tirx.PrimFunc, list[str]]:
     """Bind all loops of a function in TE form to blocks and threads.
+
+    Parameters
+    ----------
+    func : tirx.PrimFunc
+    target : tvm.target.Target
+    name : str
+        For messages.
 
     Returns
     -------
@@ -39,14 +49,14 @@ def schedule_gpu(func: tirx.PrimFunc, target: tvm.target.Target) -> tuple[tirx.P
     """
     for attempt in _ATTEMPTS:
         try:
-            made, names = attempt(func, target)
-        except (s_tir.ScheduleError, tvm.error.InternalError, ValueError):
+            made, rules = attempt(func, target)
+        except (s_tir.ScheduleError, tvm.error.InternalError, TypeError, ValueError):
             continue
         if made is not None and all_on_device(made):
-            return made, names
+            return made, rules
     raise TvmQuantError(
-        f"no schedule for a GPU was found for {func.attrs.get('global_symbol', 'an operator')!r}: "
-        "compile the model for a processor"
+        f"no schedule for a GPU was found for {name or 'an operator'}: compile the model for a "
+        "processor"
     )
 
 
@@ -74,8 +84,11 @@ def _schedule_blocks(
             names.append("own")  # sorting: TVM wrote it for threads
             continue
         nest = nest_of(sch, block)
-        if nest is None and any(int(sch.get(loop).extent) != 1 for loop in loops):
+        if nest is None and any(
+            int(axis.iter_type) != _SPATIAL for axis in sch.get(block).iter_vars
+        ):
             return None, []
+        # Loops in a block whose own axes are independent stay in its threads.
         if nest is None or not nest.reduction:
             bind_threads(sch, loops)
             names.append("gpu")
