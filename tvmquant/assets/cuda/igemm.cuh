@@ -95,7 +95,7 @@ __device__ __forceinline__ Place sums_of_block(Sums<S> &acc, const uint8_t *__re
   const int block_n = blockIdx.x % BLOCKS_N, block_m = blockIdx.x / BLOCKS_N;
   const int group = blockIdx.y;
 
-  const Loader<S> loader(x, block_m, group, zero_point);
+  const Loader<S, true> loader(x, block_m, group, zero_point);
   const uint8_t *weights =
       w + int64_t(group * BLOCKS_N + block_n) * ITERATIONS * Shared<S>::W;
   uint8_t *const xs = shared, *const ws = shared + S::STAGES * Shared<S>::X;
@@ -119,6 +119,7 @@ __device__ __forceinline__ Place sums_of_block(Sums<S> &acc, const uint8_t *__re
   Ones ones[FRAGMENTS_M][2];  // of the rows, where products are ANDs
 #pragma unroll
   for (int i = 0; i < S::STAGES - 1; ++i) fetch(i);
+  loader.clear(xs);
 
 #pragma unroll 1
   for (int turn = 0; turn < count; ++turn) {

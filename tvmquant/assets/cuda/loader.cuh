@@ -34,8 +34,9 @@ struct Offset<false> {
 
 // Brings activations of a slot in. A thread has one vector of VECTOR bytes of every STEP-th row.
 // PACKED activations (pack.cuh) are bytes like any, that hold several channels each. Padding is
-// part of their images, and behind them lie zeros, so that all is copied.
-template <class S>
+// part of their images, and behind them lie zeros, so that all is copied. With SKIPS, rows that a
+// lone block has no pixels for are not read: clear() makes them zeros once.
+template <class S, bool SKIPS = false>
 struct Loader {
   static constexpr int THREADS = S::THREADS;
   static constexpr int VECTORS = S::BLOCK_K / S::VECTOR;
@@ -56,6 +57,7 @@ struct Loader {
       (S::OUT_W - 1) * S::STRIDE_W + (S::KERNEL_W - 1) * S::DILATION_W < S::WIDTH;
   static constexpr bool WHOLE = DEPTH % S::BLOCK_K == 0;
   static constexpr int PIXELS = S::BATCH * S::OUT_H * S::OUT_W;
+  static constexpr bool FEW = SKIPS && PIXELS < S::BLOCK_M;
 
   // Offset of the first tap in the input, which may lie before its image, and its coordinates.
   static constexpr int64_t BYTES = int64_t(S::BATCH) * S::HEIGHT * S::WIDTH * S::CHANNELS;
@@ -95,6 +97,16 @@ struct Loader {
     return found;
   }
 
+  __device__ __forceinline__ void clear(uint8_t *slots) const {
+    constexpr int CHUNKS = S::BLOCK_K / 16, EMPTY = FEW ? (S::BLOCK_M - PIXELS) * CHUNKS : 0;
+    if constexpr (FEW) {
+      for (int at = threadIdx.x; at < S::STAGES * EMPTY; at += THREADS) {
+        uint8_t *const to = slots + at / EMPTY * Shared<S>::X + PIXELS * S::BLOCK_K;
+        *reinterpret_cast<uint4 *>(to + at % EMPTY * 16) = uint4{0, 0, 0, 0};
+      }
+    }
+  }
+
   __device__ __forceinline__ void load(uint8_t *slot, int iteration) const {
     const int k = iteration * S::BLOCK_K + vector * S::VECTOR;
     const int tap = DEPTH > CHANNELS ? k / CHANNELS : 0, channel = k - tap * CHANNELS;
@@ -105,6 +117,7 @@ struct Loader {
     const unsigned word = real ? padding : 0;
 #pragma unroll(KEPT ? ROWS : 4)
     for (int i = 0; i < ROWS; ++i) {
+      if (FEW && row + i * STEP >= PIXELS) continue;
       const Row at = KEPT ? rows[KEPT ? i : 0] : find(i);
       uint8_t *to = slot + chunk_offset<S>(row + i * STEP, vector * S::VECTOR / 16) +
                     vector * S::VECTOR % 16;
