@@ -57,8 +57,13 @@ def replay(func: tirx.PrimFunc, trace: Sequence[Any]) -> tirx.PrimFunc:
 def tuned_function(
     func: tirx.PrimFunc, device: Device, database: TuningDatabase | None
 ) -> tirx.PrimFunc | None:
-    """The function by the fastest measured schedule; ``None`` to use the default one."""
-    choices = [] if database is None else database.ranked(function_workload(func), device)
+    """The function by the fastest measured schedule; ``None`` to use the default one.
+
+    Functions are measured on processors only; on GPUs some of TVM's have shapes that are not known.
+    """
+    if database is None or device.cuda is not None:
+        return None
+    choices = database.ranked(function_workload(func), device)
     if not choices or choices[0].rule != TRACE:
         return None
     try:
