@@ -1,14 +1,13 @@
 """Raising layers to 8 bits until an allowed drop is met."""
 
-import fnmatch
-
 import numpy as np
 import pytest
 from analysis_tools import PLANTED, data, labels, network, recipe
 
 import tvmquant
+from tvmquant.analysis.candidates import with_raised
 from tvmquant.analysis.goal import Goal
-from tvmquant.analysis.max_drop import can_be_raised, meet_max_drop, with_raised
+from tvmquant.analysis.max_drop import meet_max_drop
 from tvmquant.errors import AccuracyError, InputError
 from tvmquant.runtime.accuracy import top1
 
@@ -20,8 +19,13 @@ def classified():
 
 
 def run(max_drop, dataset, **options):
-    options = {"recipe": recipe(), **options}
-    return meet_max_drop(network(), max_drop, dataset, calibration=data(), **options)
+    options = {"recipe": recipe(), "calibration": data(), **options}
+    return meet_max_drop(network(), max_drop, dataset, **options)
+
+
+def search(max_drop, **options):
+    corrected = recipe().with_corrections()
+    return run(max_drop, data(12, seed=5), recipe=corrected, **options)
 
 
 def bits_of(model):
@@ -109,25 +113,35 @@ class TestWithoutLabels:
         assert report.to_dict()["raised"][0]["name"] == cells[0]
 
 
-def test_names_are_no_patterns():
-    name = "conv[0]*?"
-    (rule,) = with_raised(recipe(), [name]).layers
-    assert fnmatch.fnmatchcase(name, rule.pattern)
-    assert not fnmatch.fnmatchcase("conv0xy", rule.pattern)
+class TestSearch:
+    """With corrections, candidates are estimated before any is quantized in full."""
 
+    def test_few_networks_are_quantized_in_full(self):
+        model, report = search(6)
+        goal = Goal(data(12, seed=5), model)
+        assert report.candidates <= 4 and report.estimates >= 3
+        assert report.reached == report.reference - goal.value(model) <= 6 < report.start
+        assert 0 < len(report.raised) < report.layers == 4
 
-def test_float_activations_stay_float():
-    weight_only = tvmquant.Recipe.for_bits("w4a16")
-    (rule,) = with_raised(weight_only, ["head"]).layers
-    assert (rule.weight_bits, rule.activation_bits) == (8, None)
-    model = tvmquant.quantize(network(), "w4a16", calibration=data())
-    assert can_be_raised(model) == ["head"]
+    @pytest.mark.parametrize("wrong", [-4.0, 4.0])
+    def test_wrong_estimates_are_made_good_for(self, monkeypatch, wrong):
+        """Too good or too bad by some dB: the result is executed in any case."""
+        real = Goal.estimate
+        monkeypatch.setattr(Goal, "estimate", lambda self, model: real(self, model) - wrong)
+        model, report = search(6)
+        goal = Goal(data(12, seed=5), model)
+        assert report.reached == report.reference - goal.value(model) <= 6
+        assert len(report.raised) < report.layers
 
-
-def test_layers_of_8_bits_cannot_be_raised():
-    rules = (tvmquant.LayerRule("third", 8), tvmquant.LayerRule("first", 8, 4))
-    model = tvmquant.quantize(network(), calibration=data(), recipe=recipe(layers=rules))
-    assert can_be_raised(model) == ["first", "middle", "head"]
+    def test_progress_ends_where_it_should(self):
+        seen = []
+        search(6, progress=lambda *args: seen.append(args))
+        steps = [args[1:] for args in seen if args[0] == "raise"]
+        assert steps[0][0] == 0 and steps[-1][0] == steps[-1][1]
+        assert all(done < total for done, total in steps[:-1])
+        assert [done for done, _ in steps] == sorted(done for done, _ in steps)
+        (last,) = {total for stage, _, total in seen if stage == "measure"}
+        assert ("measure", last, last) in seen
 
 
 @pytest.mark.parametrize("drop", [-1, np.nan, True, "much"])
@@ -142,3 +156,20 @@ def test_what_is_missing_is_named():
     model = tvmquant.quantize(network(), calibration=data(), recipe=recipe())
     with pytest.raises(InputError, match="float model"):
         meet_max_drop(model, 1, data())
+
+
+def test_a_reader_is_read_once(classified):
+    class Reader:
+        def __init__(self):
+            self.left = [{"image": sample[None]} for sample in data()]
+
+        def get_next(self):
+            return self.left.pop(0) if self.left else None
+
+    _, report = run(35, classified, calibration=Reader())
+    assert [layer.name for layer in report.raised] == [PLANTED]
+
+
+def test_the_calibration_cache_is_used(classified, tmp_path):
+    run(100, classified, calibration_cache=tmp_path / "cache")
+    assert len(list((tmp_path / "cache").iterdir())) == 1

@@ -24,6 +24,7 @@ from tvmquant.frontend import (
 from tvmquant.passes.batch_norms import find_batch_norms
 from tvmquant.passes.calibrate import Progress
 from tvmquant.passes.correct import wants_corrections
+from tvmquant.passes.observations import Observations
 from tvmquant.passes.pipeline import ANNOTATED, recorded_stages, to_qdq
 from tvmquant.precision import FLOAT_BITS
 from tvmquant.recipe import Recipe
@@ -71,9 +72,14 @@ def quantize(
     recipe: Recipe | str | os.PathLike[str] | None = None,
     input_shapes: Mapping[str, Sequence[int]] | None = None,
     example_inputs: Any = None,
+    observations: Observations | None = None,
     progress: Progress | None = None,
 ) -> QuantizedModel:
-    """Quantize a model and stop at the QDQ graph; parameters as in ``tvmquant.compile``."""
+    """Quantize a model and stop at the QDQ graph.
+
+    Parameters as in :func:`tvmquant.compile`. ``observations`` is shared by several quantizations
+    of one model on the same data: what one has seen is not looked at again.
+    """
     chosen = chosen_recipe(recipe, bits, calibration is not None)
     if progress:
         progress("import", 0, 1)
@@ -93,7 +99,16 @@ def quantize(
     total = SYNTHETIC_BATCHES if source is None else _length(calibration)
     real = source is not None
     with recorded_stages() as stages:
-        qdq = to_qdq(loaded.mod, chosen, batches, progress, total, real_data=real, cache=cache)
+        qdq = to_qdq(
+            loaded.mod,
+            chosen,
+            batches,
+            progress,
+            total,
+            real_data=real,
+            cache=cache,
+            observations=observations,
+        )
     name = Path(model).name if isinstance(model, str | os.PathLike) else type(model).__name__
     reference = stages.get(ANNOTATED)
     return QuantizedModel(qdq, loaded.inputs, loaded.output_names, chosen, name, reference)

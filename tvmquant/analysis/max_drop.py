@@ -2,114 +2,38 @@
 
 All layers start at the asked bits. They are ranked by what 8 bits in one of them alone take off the
 noise in the output; bisection finds how many of the first must be raised, and those of the least
-gain are lowered again where that does no harm. Every candidate is quantized anew, with its
-corrections, and executed.
+gain are lowered again where that does no harm. The search goes by estimates (see ``candidates``);
+what it finds is quantized anew, with its corrections, and executed, and where it drops by more or
+by less than was estimated, the search goes on with that difference in hand.
 """
 
 from __future__ import annotations
 
-import glob
+import itertools
+import math
 import os
-import warnings
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from rich.table import Table
-
+from tvmquant.analysis.candidates import Candidates
 from tvmquant.analysis.goal import Goal
+from tvmquant.analysis.max_drop_report import MaxDropReport, RaisedLayer
 from tvmquant.analysis.measure import Progress
-from tvmquant.analysis.pairing import Pairing
-from tvmquant.analysis.report import LayerSensitivity, SensitivityReport, db_text
+from tvmquant.analysis.report import LayerSensitivity, SensitivityReport
 from tvmquant.analysis.sensitivity import measured
 from tvmquant.errors import AccuracyError, InputError
-from tvmquant.precision import FLOAT_BITS
-from tvmquant.quant_spec import LayerRule
+from tvmquant.passes.observations import Observations
 from tvmquant.quantizer import QuantizedModel, quantize
 from tvmquant.recipe import Recipe
 
 # Batches that layers are ranked on.
 _SAMPLES = 6
-# Attempts to lower a layer again.
-_LOWERINGS = 6
-
-
-@dataclass(frozen=True)
-class RaisedLayer:
-    """A layer that got 8 bits, and why.
-
-    Attributes
-    ----------
-    name : str
-    bits : str
-        What was asked for, for example ``w4a8``.
-    output_db, output_db_at_8 : float
-        SQNR of the network's output when this layer alone is quantized, at the asked bits and at 8.
-    share : float
-        Its part of the noise that all layers make in the output at the asked bits.
-    """
-
-    name: str
-    bits: str
-    output_db: float
-    output_db_at_8: float
-    share: float
-
-
-@dataclass(frozen=True)
-class MaxDropReport:
-    """What was raised to meet an allowed drop.
-
-    Attributes
-    ----------
-    unit : str
-        Of all drops: ``points of top-1`` below float, or ``dB of SQNR`` below the same network
-        with all layers at 8 bits.
-    max_drop : float
-    reference : float
-        Top-1 of float in percent, or SQNR at 8 bits in dB.
-    start, reached : float
-        Drops of the network at the asked bits and of the result.
-    layers : int
-        How many could have been raised.
-    raised : tuple of RaisedLayer
-        In the order of their gain.
-    candidates : int
-        Networks that were quantized and executed.
-    """
-
-    unit: str
-    max_drop: float
-    reference: float
-    start: float
-    reached: float
-    layers: int
-    raised: tuple[RaisedLayer, ...]
-    candidates: int
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain Python values, ready for JSON."""
-        return asdict(self)
-
-    def __str__(self) -> str:
-        what = f"{len(self.raised)} of {self.layers} layers raised to 8 bits"
-        if not self.raised:
-            what = "no layer raised"
-        return (
-            f"{what}: {self.reached:.2f} {self.unit} below {self.reference:.2f}, "
-            f"{self.start:.2f} without, {self.max_drop:g} allowed"
-        )
-
-    def table(self) -> Table:
-        """The raised layers and what each of them costs."""
-        table = Table(title=str(self))
-        table.add_column("raised to 8 bits", overflow="fold")
-        for header in ("from", "share of the noise", "output dB alone", "at 8 bits"):
-            table.add_column(header, justify="right", no_wrap=True)
-        for layer in self.raised:
-            db = (db_text(layer.output_db), db_text(layer.output_db_at_8))
-            table.add_row(layer.name, layer.bits, f"{layer.share:.1%}", *db)
-        return table
+# Attempts to lower a layer again, each an estimate.
+_LOWERINGS = 12
+# Networks quantized in full to do with fewer layers than the first one that is good enough.
+_REFINEMENTS = 1
+# Of the allowed drop, kept in hand for every further network that misses it.
+_MARGIN = 0.1
 
 
 def meet_max_drop(
@@ -159,139 +83,183 @@ def meet_max_drop(
         raise InputError("max_drop needs the float model, not a quantized one")
     if isinstance(calibration, Iterator):
         calibration = list(calibration)
+    elif hasattr(calibration, "get_next"):
+        calibration = list(iter(calibration.get_next, None))
     options["calibration"] = calibration
-    start = quantize(model, bits, recipe=recipe, progress=progress, **options)
-    return _Search(model, start, max_drop, dataset, options, progress).run()
+    observations = Observations()
+    start = quantize(
+        model,
+        bits,
+        recipe=recipe,
+        calibration_cache=calibration_cache,
+        observations=observations,
+        progress=progress,
+        **options,
+    )
+    candidates = Candidates(model, start, observations, **options)
+    return _Search(start, candidates, Goal(dataset, start), max_drop, progress).run()
 
 
 class _Search:
     def __init__(
         self,
-        model: Any,
         start: QuantizedModel,
+        candidates: Candidates,
+        goal: Goal,
         max_drop: float,
-        dataset: Any,
-        options: dict[str, Any],
         progress: Progress | None,
     ) -> None:
-        self.model, self.start, self.max_drop, self.options = model, start, max_drop, options
-        self.progress = progress
-        self.goal = Goal(dataset, start)
-        self.candidates = 0
+        self.start, self.candidates, self.goal = start, candidates, goal
+        self.max_drop, self.progress = max_drop, progress
         self.reference = 0.0
+        # Drops by the layers that are raised.
+        self.executed: dict[frozenset[str], float] = {}
+        self.estimated: dict[frozenset[str], float] = {}
+        # The last network that was executed, and the last one that was good enough.
+        self.last = self.good = (frozenset[str](), start)
+        # Networks to be measured, as far as is known: at the asked bits and at 8 to begin with.
+        self.steps = 2
 
     def run(self) -> tuple[QuantizedModel, MaxDropReport]:
-        start, goal = self.start, self.goal
-        names = can_be_raised(start)
-        top, at_8 = start, 0.0
+        goal, names = self.goal, self.candidates.names
+        self._report_progress()
         # Without labels the network at 8 bits is the standard, with labels float is.
-        if not goal.labelled:
-            top = self._quantized(names)
-            at_8 = goal.value(top)
-        self.reference = goal.float_value() if goal.labelled else at_8
-        first = self._drop(start)
+        self.reference = goal.float_value() if goal.labelled else self._value(names)
+        first = self._drop([])
         if first <= self.max_drop:
-            return start, self._report(names, first, first)
-        if goal.labelled and names:
-            top = self._quantized(names)
-        lowest = self._drop(top) if goal.labelled and names else self.reference - at_8
-        if not names or lowest > self.max_drop:
+            return self.start, self._result([], first)
+        lowest = self._drop(names)
+        if lowest > self.max_drop:
             raise AccuracyError(
-                f"even with all layers at 8 bits {lowest if names else first:.2f} {goal.unit} are "
+                f"even with all layers at 8 bits {lowest:.2f} {goal.unit} are "
                 f"lost (of {self.reference:.2f}), {self.max_drop:g} are allowed: allow more, give "
                 "more calibration data, or try another recipe"
             )
-        before, after = self._analyse(start, names), self._analyse(top, names)
-        ranked = _ranked(names, before, after)
-        raised, best, reached = self._bisect(ranked, top, lowest)
-        raised, best, reached = self._lowered(raised, best, reached)
+        before, after = self._analyses()
+        raised = self._search(_ranked(names, before, after))
         layers = [_raised(before.layer(name), after.layer(name)) for name in raised]
-        return best, self._report(names, first, reached, layers)
+        key, model = self.good
+        if key != frozenset(raised):
+            model = self.candidates.in_full(raised)
+        return model, self._result(raised, first, layers)
 
-    def _bisect(
-        self, ranked: list[str], top: QuantizedModel, lowest: float
-    ) -> tuple[list[str], QuantizedModel, float]:
-        misses, meets = 0, len(ranked)
-        best, reached = top, lowest
-        while meets - misses > 1:
-            middle = (misses + meets) // 2
-            candidate = self._quantized(ranked[:middle])
-            drop = self._drop(candidate)
+    # -- the search -----------------------------------------------------------------------------
+    def _search(self, ranked: list[str]) -> list[str]:
+        """The layers to raise; the network with them was executed and is good enough."""
+        best: list[str] | None = None
+        # What networks drop more than was estimated; the first one is to tell.
+        error, misses, better = 0.0, 0, 0
+        for attempt in itertools.count():
+            lowerings = self._lowerings if attempt else 0
+            self.steps += math.ceil(math.log2(len(ranked))) + lowerings + 1
+            found = self._by_estimates(ranked, error, lowerings)
+            if len(found) >= len(best or ranked):
+                if attempt:
+                    break
+                continue
+            drop = self._drop(found)
+            seen = drop - self._estimate(found)
             if drop <= self.max_drop:
-                meets, best, reached = middle, candidate, drop
+                best, self.good, better = found, self.last, better + 1
+                if better > _REFINEMENTS or (attempt and seen >= error):
+                    break
+                error = seen
             else:
-                misses = middle
-        return ranked[:meets], best, reached
+                # It was thought to be good enough, so this is more than before.
+                error, misses = seen + misses * _MARGIN * self.max_drop, misses + 1
+                if best is not None and misses > 1:
+                    break
+        return best or ranked
 
-    def _lowered(
-        self, raised: list[str], best: QuantizedModel, reached: float
-    ) -> tuple[list[str], QuantizedModel, float]:
+    def _by_estimates(self, ranked: list[str], error: float, lowerings: int) -> list[str]:
+        """Few layers with which the network should be good enough; all are."""
+
+        def is_good(names: list[str]) -> bool:
+            return self._estimate(names) + error <= self.max_drop
+
+        missing, meeting = 0, len(ranked)
+        while meeting - missing > 1:
+            middle = (missing + meeting) // 2
+            if is_good(ranked[:middle]):
+                meeting = middle
+            else:
+                missing = middle
+        raised = ranked[:meeting]
         # Without the last one the bisection missed.
-        for name in raised[:-1][::-1][:_LOWERINGS]:
+        for name in raised[:-1][::-1][:lowerings]:
             fewer = [other for other in raised if other != name]
-            candidate = self._quantized(fewer)
-            drop = self._drop(candidate)
-            if drop <= self.max_drop:
-                raised, best, reached = fewer, candidate, drop
-        return raised, best, reached
+            if is_good(fewer):
+                raised = fewer
+        return raised
 
-    def _quantized(self, names: list[str]) -> QuantizedModel:
-        recipe = with_raised(self.start.recipe, names)
-        with warnings.catch_warnings():
-            # They were shown for the first one already.
-            warnings.simplefilter("ignore")
-            return quantize(self.model, recipe=recipe, **self.options)
+    @property
+    def _lowerings(self) -> int:
+        return _LOWERINGS if self.candidates.can_estimate else _LOWERINGS // 2
 
-    def _drop(self, model: QuantizedModel) -> float:
-        value = self.goal.value(model)
-        self.candidates += 1
-        if self.progress:
-            self.progress("raise", self.candidates, 0)
-        return self.reference - value
+    # -- measuring ------------------------------------------------------------------------------
+    def _value(self, names: list[str]) -> float:
+        """Accuracy of the network with these layers raised, quantized in full and executed."""
+        key = frozenset(names)
+        if key not in self.executed:
+            model = self.candidates.in_full(names)
+            self.executed[key], self.last = self.goal.value(model), (key, model)
+            self._report_progress()
+        return self.executed[key]
 
-    def _analyse(self, model: QuantizedModel, names: list[str]) -> SensitivityReport:
-        batches = self.goal.batches[:_SAMPLES]
-        return measured(model, batches, self.progress, layers=names).report()
+    def _drop(self, names: list[str]) -> float:
+        return self.reference - self._value(names)
 
-    def _report(
-        self, names: list[str], start: float, reached: float, raised: Sequence[RaisedLayer] = ()
+    def _estimate(self, names: list[str]) -> float:
+        """About what :meth:`_drop` is."""
+        if not self.candidates.can_estimate:
+            return self._drop(names)
+        key = frozenset(names)
+        if key not in self.estimated:
+            model = self.candidates.estimate(names)
+            self.estimated[key] = self.reference - self.goal.estimate(model)
+            self._report_progress()
+        return self.estimated[key]
+
+    def _analyses(self) -> tuple[SensitivityReport, SensitivityReport]:
+        """Every layer alone, at the asked bits and at 8."""
+        names, batches = self.candidates.names, self.goal.batches[:_SAMPLES]
+        models = (self.start, self.candidates.in_full(names))
+        reports = []
+        for index, model in enumerate(models):
+
+            def progress(stage: str, done: int, total: int, before: int = index) -> None:
+                if self.progress:
+                    self.progress(stage, before * total + done, len(models) * total)
+
+            reports.append(measured(model, batches, progress, layers=names).report())
+        return reports[0], reports[1]
+
+    def _report_progress(self, finished: bool = False) -> None:
+        if not self.progress:
+            return
+        done = len(self.executed) + len(self.estimated)
+        # Many a set of layers of a second attempt is known from the first one.
+        self.progress("raise", done, done if finished else max(self.steps, done + 1))
+
+    def _result(
+        self, names: Sequence[str], start: float, raised: Sequence[RaisedLayer] = ()
     ) -> MaxDropReport:
+        self._report_progress(finished=True)
         return MaxDropReport(
             unit=self.goal.unit,
             max_drop=float(self.max_drop),
             reference=self.reference,
             start=start,
-            reached=reached,
-            layers=len(names),
+            reached=self._drop(list(names)),
+            layers=len(self.candidates.names),
             raised=tuple(raised),
-            candidates=self.candidates,
+            candidates=len(self.executed),
+            estimates=len(self.estimated),
         )
 
 
 def _raised(old: LayerSensitivity, new: LayerSensitivity) -> RaisedLayer:
     return RaisedLayer(old.name, old.bits, old.output_db, new.output_db, old.share)
-
-
-def with_raised(recipe: Recipe, names: Sequence[str]) -> Recipe:
-    """Recipe with rules that give these layers 8 bits; float activations stay float."""
-    rules = []
-    for name in names:
-        weight_only = recipe.bits_for(name).activation_bits in FLOAT_BITS
-        rules.append(LayerRule(glob.escape(name), 8, None if weight_only else 8))
-    return replace(recipe, layers=(*recipe.layers, *rules))
-
-
-def can_be_raised(model: QuantizedModel) -> list[str]:
-    """Names of the layers with weights or inputs of fewer than 8 bits."""
-    pairing = Pairing(model)
-    names = []
-    for layer in pairing.parts.layers:
-        if layer.weight is None:
-            continue
-        weight_bits = pairing.parts.weight_bits(layer) or 1
-        if min((weight_bits, *(edge.bits for edge in layer.inputs))) < 8:
-            names.append(layer.name)
-    return names
 
 
 def _ranked(names: list[str], before: SensitivityReport, after: SensitivityReport) -> list[str]:

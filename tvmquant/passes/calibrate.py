@@ -29,6 +29,7 @@ from tvmquant.interpreter import Interpreter
 from tvmquant.ops import is_op
 from tvmquant.ops.waist import channel_bits, dequantize, quantize
 from tvmquant.passes.flat_tails import trim_flat_tails
+from tvmquant.passes.observations import Observations
 from tvmquant.passes.observers import Observers, observed_key
 from tvmquant.recipe import Recipe
 
@@ -42,6 +43,7 @@ def calibrate(
     progress: Progress | None = None,
     total: int = 0,
     cache: CalibrationCache | None = None,
+    observations: Observations | None = None,
 ) -> tvm.IRModule:
     """Replace observe nodes by quantize → dequantize.
 
@@ -62,14 +64,18 @@ def calibrate(
         Number of batches when it is known, for the progress bar.
     cache : CalibrationCache, optional
         Where to go on, and what to write now and then.
+    observations : Observations, optional
+        What other calibrations on the same data have seen; it takes over what this one sees.
 
     Raises
     ------
     CalibrationError
         If there are no batches.
     """
+    if observations is not None and observations.batches:
+        cache = None
     digest = graph_digest(mod, __version__, str(recipe.percentile)) if cache else ""
-    observers, done, samples, finished = _resumed(cache, digest, recipe)
+    observers, done, samples, finished = _resumed(cache, digest, recipe, mod, observations)
 
     def tap(_var: relax.Var, value: Any, result: np.ndarray) -> None:
         if is_op(value, "tvmquant.observe"):
@@ -102,14 +108,24 @@ def calibrate(
                 store()
     if not done:
         raise CalibrationError("calibration data is empty: give at least one sample")
+    if observations is not None:
+        observations.keep(mod, observers, done, samples)
     observers.warn(done, samples)
     return insert_qdq(mod, observers.estimators, recipe)
 
 
 def _resumed(
-    cache: CalibrationCache | None, digest: str, recipe: Recipe
+    cache: CalibrationCache | None,
+    digest: str,
+    recipe: Recipe,
+    mod: tvm.IRModule,
+    observations: Observations | None,
 ) -> tuple[Observers, int, int, bool]:
     """Observers, batches and samples they have seen, and whether these are all."""
+    if observations is not None and observations.batches:
+        known, complete = observations.known(mod)
+        seen = (observations.batches, observations.samples) if complete else (0, 0)
+        return Observers(recipe.percentile, known), *seen, complete
     stored = cache.load(digest) if cache else None
     if stored is not None:
         observers = Observers(recipe.percentile)

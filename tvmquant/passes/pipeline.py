@@ -31,6 +31,7 @@ from tvmquant.passes.fuse_additions import fuse_additions
 from tvmquant.passes.half import store_half
 from tvmquant.passes.lower import lower
 from tvmquant.passes.moves import merge_moves
+from tvmquant.passes.observations import Observations
 from tvmquant.passes.pack import pack
 from tvmquant.passes.pair_channels import pair_channels
 from tvmquant.passes.realize import realize
@@ -59,6 +60,7 @@ def to_qdq(
     *,
     real_data: bool = True,
     cache: CalibrationCache | None = None,
+    observations: Observations | None = None,
 ) -> tvm.IRModule:
     """Phases 1 to 3: imported float graph → QDQ graph. A quantized model is only simplified.
 
@@ -77,6 +79,8 @@ def to_qdq(
         Whether the batches are data; noise is no reason to round weight-only layers by it.
     cache : CalibrationCache, optional
         Where calibration goes on and stores what it has seen.
+    observations : Observations, optional
+        What calibrations of the same model on the same data have seen.
     """
     require_torch(recipe)
     _report(progress, "simplify")
@@ -115,7 +119,7 @@ def to_qdq(
     elif _is_observed(mod):
         limit = wanted_samples(mod, recipe) if wants_corrections(recipe) else 0
         keeping = _keeping(stream or batches(), kept, limit)
-        mod = calibrate(mod, keeping, recipe, progress, total, cache)
+        mod = calibrate(mod, keeping, recipe, progress, total, cache, observations)
         # A finished calibration of the cache has read nothing yet.
         for _ in itertools.islice(keeping, limit - len(kept)):
             pass

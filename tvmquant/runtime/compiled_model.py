@@ -22,7 +22,7 @@ from tvmquant.runtime.model import Inputs, Model
 from tvmquant.runtime.program import Program
 
 if TYPE_CHECKING:
-    from tvmquant.analysis.max_drop import MaxDropReport
+    from tvmquant.analysis.max_drop_report import MaxDropReport
     from tvmquant.analysis.report import SensitivityReport
     from tvmquant.remote.model import RemoteModel
 
