@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cache
 from typing import Any
 
@@ -9,6 +10,8 @@ from tvm.s_tir import TensorIntrin
 from tvm.script import tirx as T
 
 STEP = 4
+# From sums, bytes of the activations and of the weights to new sums, all of them vectors.
+Step = Callable[[Any, Any, Any], Any]
 
 
 def lanes_of(isa: str) -> int:
@@ -25,8 +28,8 @@ def register(isa: str) -> str:
     """
     name = f"tvmquant_dot4_{isa}"
     lanes = lanes_of(isa)
-    implementation = _maddubs(lanes) if isa == "avx2" else _dpbusd(lanes)
-    TensorIntrin.register(name, _description(lanes), implementation, override=True)
+    step = _maddubs(lanes) if isa == "avx2" else _dpbusd(lanes)
+    TensorIntrin.register(name, _description(lanes), _implementation(lanes, step), override=True)
     return name
 
 
@@ -49,10 +52,8 @@ def _description(lanes: int) -> Any:
     return description
 
 
-def _dpbusd(lanes: int) -> Any:
-    wide, packed = f"int32x{lanes}", f"int8x{STEP * lanes}"
-    unsigned = f"uint8x{STEP * lanes}"
-    name = f"llvm.x86.avx512.vpdpbusd.{32 * lanes}"
+def _implementation(lanes: int, step: Step) -> Any:
+    wide, packed, unsigned = f"int32x{lanes}", f"int8x{STEP * lanes}", f"uint8x{STEP * lanes}"
 
     @T.prim_func(s_tir=True)
     def implementation(
@@ -63,9 +64,7 @@ def _dpbusd(lanes: int) -> Any:
         with T.sblock("root"):
             T.reads(c[0:lanes], a[0:STEP], b[0:lanes, 0:STEP])
             T.writes(c[0:lanes])
-            c[T.ramp(T.int32(0), 1, lanes)] = T.call_llvm_pure_intrin(
-                wide,
-                name,
+            c[T.ramp(T.int32(0), 1, lanes)] = step(
                 c.vload([0], wide),
                 T.reinterpret(
                     unsigned,
@@ -77,32 +76,16 @@ def _dpbusd(lanes: int) -> Any:
     return implementation
 
 
-def _maddubs(lanes: int) -> Any:
-    wide, halves, packed = f"int32x{lanes}", f"int16x{2 * lanes}", f"int8x{STEP * lanes}"
-    unsigned = f"uint8x{STEP * lanes}"
+def _dpbusd(lanes: int) -> Step:
+    name = f"llvm.x86.avx512.vpdpbusd.{32 * lanes}"
+    return lambda total, a, b: T.call_llvm_pure_intrin(f"int32x{lanes}", name, total, a, b)
 
-    @T.prim_func(s_tir=True)
-    def implementation(
-        a: T.Buffer((STEP,), "uint8", offset_factor=1),
-        b: T.Buffer((lanes, STEP), "int8", offset_factor=1),
-        c: T.Buffer((lanes,), "int32", offset_factor=1),
-    ) -> None:
-        with T.sblock("root"):
-            T.reads(c[0:lanes], a[0:STEP], b[0:lanes, 0:STEP])
-            T.writes(c[0:lanes])
-            c[T.ramp(T.int32(0), 1, lanes)] = c.vload([0], wide) + T.call_llvm_pure_intrin(
-                wide,
-                "llvm.x86.avx2.pmadd.wd",
-                T.call_llvm_pure_intrin(
-                    halves,
-                    "llvm.x86.avx2.pmadd.ub.sw",
-                    T.reinterpret(
-                        unsigned,
-                        T.broadcast(T.reinterpret("int32", a.vload([0], "uint8x4")), lanes),
-                    ),
-                    b.vload([0, 0], packed),
-                ),
-                T.broadcast(T.int16(1), 2 * lanes),
-            )
 
-    return implementation
+def _maddubs(lanes: int) -> Step:
+    def step(total: Any, a: Any, b: Any) -> Any:
+        pairs = T.call_llvm_pure_intrin(f"int16x{2 * lanes}", "llvm.x86.avx2.pmadd.ub.sw", a, b)
+        ones = T.broadcast(T.int16(1), 2 * lanes)
+        wide = f"int32x{lanes}"
+        return total + T.call_llvm_pure_intrin(wide, "llvm.x86.avx2.pmadd.wd", pairs, ones)
+
+    return step
