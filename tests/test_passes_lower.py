@@ -46,6 +46,13 @@ def test_everything_is_a_scheduled_function():
     assert sum(KERNEL in (f.attrs or {}) for f in functions(mod).values()) == 4
 
 
+def test_reshapes_are_views():
+    net, output = network()
+    mod = lowered(net, output)
+    assert "reshape" in [name_of(value) for _, value in Graph(mod).bindings]
+    assert not [name for name in functions(mod) if "reshape" in name]
+
+
 def test_layers_of_one_workload_share_their_function():
     net = Net()
     y = net.input(1, 8, 6, 6)

@@ -54,7 +54,8 @@ def fuse(mod: tvm.IRModule, kernels: KernelTable) -> tvm.IRModule:
                 relax.backend.DispatchSortScan(),  # sorting and cumulative sums
                 legalize_ops(DYNAMIC_QUANTIZE),
                 transform.RewriteDataflowReshape(),
-                legalize_ops(),  # a kernel of one input, at which the pass before fails
+                # A kernel of one input, at which the pass before fails; reshapes stay views.
+                legalize_ops("relax.reshape"),
                 transform.AnnotateTIROpPattern(),
                 transform.FuseOps(),
                 transform.FuseTIR(),
