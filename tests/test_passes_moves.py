@@ -36,6 +36,12 @@ CASES = {
         lambda emit, x: op.strided_slice(x, [1], [-1], [-9], [-1]),
         ["strided_slice"],
     ),
+    "shuffle between layouts": (
+        lambda emit, x: op.permute_dims(
+            emit(op.reshape(emit(op.permute_dims(x, [0, 2, 3, 1])), [2, 1, 15])), [2, 0, 1]
+        ),
+        ["reshape", "permute_dims", "reshape"],
+    ),
     "conv1d after conv1d": (
         lambda emit, x: op.permute_dims(
             emit(op.expand_dims(emit(op.squeeze(emit(op.permute_dims(x, [0, 3, 2, 1])), [2])), 2)),

@@ -79,3 +79,11 @@ def test_no_cone():
     full = const(np.ones((2, 3, 4), np.float32))
     assert cone_of(lambda emit, x: op.multiply(x, full)) is None
     assert cone_of(lambda emit, x: op.nn.softmax(x)) is None
+
+
+def test_equal_slopes_are_one_table():
+    def prelu(slopes):
+        return cone_of(lambda emit, x: op.nn.prelu(x, const(np.array(slopes, np.float32)), 2))
+
+    assert prelu([0.5] * 4).evaluate(VALUES).shape == (33, 1)
+    assert prelu([0.5, 0.5, 0.5, 1]).evaluate(VALUES).shape == (33, 4)

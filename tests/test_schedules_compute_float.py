@@ -54,20 +54,21 @@ def test_erf():
     np.testing.assert_allclose(got, want, rtol=6e-7)
 
 
-def onnx_resize(x, target, mode, rounding):
+def onnx_resize(x, target, mode, rounding, method="nearest"):
     node = helper.make_node(
         "Resize",
         ["x", "", "", "s"],
         ["y"],
-        mode="nearest",
+        mode=method,
         coordinate_transformation_mode=mode,
         nearest_mode=rounding,
     )
+    kind = helper.np_dtype_to_tensor_dtype(x.dtype)
     graph = helper.make_graph(
         [node],
         "g",
-        [helper.make_tensor_value_info("x", TensorProto.UINT8, x.shape)],
-        [helper.make_tensor_value_info("y", TensorProto.UINT8, None)],
+        [helper.make_tensor_value_info("x", kind, x.shape)],
+        [helper.make_tensor_value_info("y", kind, None)],
         [helper.make_tensor("s", TensorProto.INT64, [4], [*x.shape[:2], *target])],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
@@ -99,15 +100,20 @@ def test_resize_nearest_equals_onnxruntime(mode, rounding):
             assert_same(got, want.transpose(order))
 
 
-def test_resize_linear_goes_to_tvm():
-    x = np.arange(16, dtype=np.float32).reshape(1, 1, 4, 4)
-    got = run(
-        [x],
-        lambda _, v: relax.op.image.resize2d(
-            v,
-            relax.ShapeExpr([7, 7]),
-            method="linear",
-            coordinate_transformation_mode="align_corners",
-        ),
-    )
-    np.testing.assert_allclose(got[0, 0, ::2, ::2], x[0, 0], atol=1e-5)
+@pytest.mark.parametrize("mode", ["half_pixel", "align_corners", "asymmetric"])
+def test_resize_linear_equals_onnxruntime(mode):
+    x = np.random.default_rng(0).standard_normal((2, 3, 4, 5)).astype(np.float32)
+    for target in ((7, 13), (3, 5), (2, 9)):
+        want = onnx_resize(x, target, mode, "floor", "linear")
+        for layout, order in (("NCHW", (0, 1, 2, 3)), ("NHWC", (0, 2, 3, 1))):
+            got = run(
+                [np.ascontiguousarray(x.transpose(order))],
+                lambda _, v, layout=layout, target=target: relax.op.image.resize2d(
+                    v,
+                    relax.ShapeExpr(list(target)),
+                    layout=layout,
+                    method="linear",
+                    coordinate_transformation_mode=mode,
+                ),
+            )
+            np.testing.assert_allclose(got, want.transpose(order), rtol=1e-5, atol=1e-5)

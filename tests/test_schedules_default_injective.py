@@ -1,11 +1,14 @@
 """Elementwise operators and data movement, on bytes above all."""
 
+import re
+
 import numpy as np
 import pytest
-from run_relax import check_case, const, run
+from run_relax import build_module, check_case, const, run, schedule
 from tvm import relax
 
 from tvmquant.ops import make_call, waist
+from tvmquant.targets import get_device
 
 R = relax.op
 rng = np.random.default_rng(0)
@@ -126,6 +129,12 @@ CASES = {
         lambda _, x: R.permute_dims(x, [0, 3, 1, 2]),
         "transpose",
     ),
+    # Rows of the output 4 KiB apart: a tile may not have many of them.
+    "transpose_into_one_set": (
+        [f32(1, 32, 32, 24)],
+        lambda _, x: R.permute_dims(x, [0, 3, 1, 2]),
+        "transpose",
+    ),
     "transpose_odd_tiles": ([f32(67, 131)], lambda _, x: R.permute_dims(x), "transpose"),
     "concat_channels": (
         [u8(1, 5, 5, 24), u8(1, 5, 5, 13)],
@@ -149,3 +158,10 @@ CASES = {
 @pytest.mark.parametrize("name", CASES)
 def test_injective(name, threads):
     check_case(*CASES[name], threads)
+
+
+@pytest.mark.parametrize("height,rows", [(32, 4), (30, 32)])
+def test_rows_that_share_a_set_are_few(height, rows):
+    mod = build_module([f32(1, height, 32, 32)], lambda _, x: R.permute_dims(x, [0, 3, 1, 2]))
+    (loops,) = re.findall(r"T\.grid\((.*)\):", schedule(mod, get_device("host")).script())
+    assert [int(n) for n in re.findall(r"T\.int64\((\d+)\)", loops)][-2:] == [rows, 32]

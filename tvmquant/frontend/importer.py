@@ -22,6 +22,7 @@ from tvmquant.frontend.messages import first_line
 from tvmquant.frontend.node import NodeView, emit
 from tvmquant.frontend.onnx_model import declared_inputs, opset_of
 from tvmquant.frontend.operators import check_operators, check_types
+from tvmquant.frontend.pixel_shuffle import reorder_pixel_shuffles
 from tvmquant.frontend.qdq import lower_quantized
 
 
@@ -53,7 +54,7 @@ def from_onnx(model: ModelProto) -> tvm.IRModule:
     model = widen_half(model)
     folded = fold_constants(model)  # takes known branches: what they leave out is not refused
     check_operators(folded)
-    prepared = fold_constants(lower_quantized(folded))
+    prepared = reorder_pixel_shuffles(fold_constants(lower_quantized(folded)))
     check_types(prepared)
     importer = _Importer(prepared)
     # TVM's importer warns about names and prints the node it fails at.

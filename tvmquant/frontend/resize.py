@@ -43,12 +43,21 @@ def convert_resize(node: NodeView) -> relax.Expr:
     kept = [e if e is None or 0 not in shape_of(e) else None for e in inputs]
     node = replace(node, inputs=kept, attrs=attrs)
     axes = _axes(node)
+    if all(axis.size == 1 for axis in axes) and _coordinates_of(node) in _COORDINATES:
+        shape = shape_of(node.inputs[0])  # every output is the one input
+        for axis in axes:
+            shape[axis.number] = axis.out
+        return relax.op.broadcast_to(node.inputs[0], shape)
     if _means_the_same(node, axes):
         return from_tvm(node)
     y = node.inputs[0]
     for axis in axes:
         y = _resized(node, y, axis)
     return y
+
+
+def _coordinates_of(node: NodeView) -> str:
+    return node.text("coordinate_transformation_mode", "half_pixel")
 
 
 def _axes(node: NodeView) -> list[_Axis]:
@@ -79,7 +88,7 @@ def _axes(node: NodeView) -> list[_Axis]:
 def _means_the_same(node: NodeView, axes: list[_Axis]) -> bool:
     """Whether TVM's operator computes what ONNX says."""
     rank = len(shape_of(node.inputs[0]))
-    coordinates = node.text("coordinate_transformation_mode", "half_pixel")
+    coordinates = _coordinates_of(node)
     if any(axis.number < 2 for axis in axes) or "axes" in node.attrs or rank not in (3, 4, 5):
         return False
     if node.text("keep_aspect_ratio_policy", "stretch") != "stretch":
@@ -94,7 +103,7 @@ def _means_the_same(node: NodeView, axes: list[_Axis]) -> bool:
 
 
 def _resized(node: NodeView, x: relax.Expr, axis: _Axis) -> relax.Expr:
-    coordinates = node.text("coordinate_transformation_mode", "half_pixel")
+    coordinates = _coordinates_of(node)
     if coordinates not in _COORDINATES:
         raise UnsupportedOperatorError(
             f"node '{node.name}' (Resize): coordinates '{coordinates}' are not supported; "

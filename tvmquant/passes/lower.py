@@ -12,6 +12,7 @@ from tvmquant.graph import Builder, Graph, rewrite
 from tvmquant.ops import is_op
 from tvmquant.ops.dynamic import DYNAMIC_QUANTIZE
 from tvmquant.ops.integer import ints
+from tvmquant.passes.early_transposes import early_transposes
 from tvmquant.passes.plain_names import plain_names
 from tvmquant.passes.schedule import ScheduleFunctions
 from tvmquant.schedules.compute import legalize_ops
@@ -45,6 +46,7 @@ def lower(mod: tvm.IRModule, kernels: KernelTable) -> tvm.IRModule:
 def fuse(mod: tvm.IRModule, kernels: KernelTable) -> tvm.IRModule:
     """As :func:`lower`, but light operators are not scheduled yet."""
     caller = _Caller(kernels)
+    mod = mod if kernels.device.cuda else early_transposes(mod)
     mod = caller.run(plain_names(mod) if kernels.device.cuda else mod)
     entries = [gv.name_hint for gv, f in mod.functions.items() if isinstance(f, relax.Function)]
     transform = relax.transform

@@ -72,7 +72,10 @@ class Cone:
                 if not isinstance(result, np.ndarray):
                     return None
                 env[var] = result.astype(np.float32)
-        return env[self.result]
+        table = env[self.result]
+        first = table[:, :1]
+        # Equal slopes of a PReLU (one slope, moved before a reshape) are one table.
+        return first if np.array_equal(table, np.broadcast_to(first, table.shape)) else table
 
 
 def find_cone(lookup: Lookup, stops: Container[relax.Var], x: Any) -> Cone | None:

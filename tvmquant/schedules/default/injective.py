@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from math import prod
+from math import gcd, prod
 from typing import Any
 
+import tvm
 import tvm_ffi
 from tvm import tirx
 from tvm.ir import TensorLoad
@@ -14,6 +15,9 @@ from tvmquant.schedules.default.parallel import parallelize
 
 # Side of a transposed tile: 32 rows of 64 bytes stay in the first-level cache.
 _TILE = 32
+# Bytes after which addresses fall into the same set of a first-level cache.
+_WAY = 4096
+_ROWS_A_SET = 4
 # Cache lines that surely survive until the next element of each is wanted.
 _CACHED_LINES = 64
 _MAX_PARTS = 8
@@ -104,7 +108,7 @@ def _tile(nest: Nest, source: Axis, inner: Axis, cores: int) -> str | None:
     if source.extent < 8 or inner.extent < 8:
         return None
     sch = nest.sch
-    so, si = sch.split(source.loop, [None, _side(source.extent)])
+    so, si = sch.split(source.loop, [None, _side(source.extent, _rows(nest, source))])
     io, ii = sch.split(inner.loop, [None, _side(inner.extent)])
     others = [axis.loop for axis in nest.axes if axis not in (source, inner)]
     sch.reorder(*others, so, io, si, ii)
@@ -112,10 +116,21 @@ def _tile(nest: Nest, source: Axis, inner: Axis, cores: int) -> str | None:
     return "transpose"
 
 
-def _side(extent: int) -> int:
+def _rows(nest: Nest, source: Axis) -> int:
+    """Most rows of the output for a tile to write in turn.
+
+    Rows a multiple of 4 KiB apart (64×64 float32) all fall into one set of the cache.
+    """
+    step = nest.stride(nest.store, source)
+    size = tvm.DataType(str(nest.store.buffer.dtype)).bits // 8
+    sets = _WAY // gcd(abs(step) * size, _WAY) if step else _TILE
+    return min(_TILE, _ROWS_A_SET * sets)
+
+
+def _side(extent: int, most: int = _TILE) -> int:
     """Side of a tile; one that divides the extent needs no conditions."""
-    side = largest_divisor(extent, _TILE)
-    return side if side >= _TILE // 4 else min(_TILE, extent)
+    side = largest_divisor(extent, most)
+    return side if side >= most // 4 else min(most, extent)
 
 
 def _partition(nest: Nest, cores: int) -> str | None:
