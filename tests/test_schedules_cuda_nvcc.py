@@ -7,12 +7,14 @@ import re
 import shutil
 import subprocess
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from cuda_tools import launches_of
 from test_schedules_cuda import LAYERS, conv
 
 from tvmquant.schedules.cuda.kernel import tensor_core_kernel
+from tvmquant.schedules.cuda.plain import DepthwiseKernel
 from tvmquant.schedules.workload import Workload
 from tvmquant.targets.cuda import ARCHES, arch_of
 
@@ -127,6 +129,18 @@ def test_additions_keep_the_lines(tmp_path):
     first = re.findall(r"\b(?:LD|ST)G\.E\.128", code)
     assert first.index(LINE) == min(4, first.count(LINE)) > 1
     assert "F2I" not in code and "FADD" in code
+
+
+@pytest.mark.parametrize("arch", ["sm_75", pytest.param("sm_90", marks=slow)])
+def test_depthwise_layers_multiply_four_taps_at_once(arch, tmp_path):
+    layer = dataclasses.replace(RESNET, op="depthwise_conv2d", w_shape=(128, 3, 3, 1), groups=128)
+    kernel = SimpleNamespace(launch=DepthwiseKernel(layer).launch, arch=arch_of(arch))
+    path, told = cubin(kernel, tmp_path)
+    assert "0 bytes spill stores, 0 bytes spill loads" in told
+    # Four pixels of four channels, three rows of taps; numbers of channels come in fours.
+    code = machine_code(path)
+    assert len(re.findall(r"\bIDP\.4A\.U8\.S8", code)) == 48
+    assert len(re.findall(r"\bLDG\.E\.128", code)) == 3 + 2
 
 
 def per_product(code):

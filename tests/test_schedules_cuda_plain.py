@@ -26,6 +26,9 @@ DEPTHWISE = [
     depthwise((1, 12, 11, 5), (3, 2), (1, 2), (2, 0, 2, 1), (2, 3)),
     depthwise((1, 5, 5, 8), (5, 5), (1, 1), (0, 0, 0, 0), requantize="dequantize"),
     depthwise((1, 6, 6, 8), (3, 3), (1, 1), (1, 1, 1, 1), requantize="fixed_point"),
+    depthwise((1, 7, 19, 8), (2, 7), (1, 3), (0, 3, 1, 3), (2, 1)),
+    depthwise((1, 4, 9, 4), (1, 4), (1, 1), (0, 2, 0, 1), requantize="none"),
+    depthwise((1, 9, 6, 8), (3, 1), (2, 1), (1, 0, 1, 0)),
 ]
 
 

@@ -61,6 +61,10 @@ int dot_word(unsigned a, unsigned b) {
   return sum;
 }
 
+inline int add_dot(unsigned a, unsigned b, int c) {
+  return int(unsigned(c) + unsigned(dot_word<U8S8>(a, b)));
+}
+
 template <Product P>
 void multiply_8(int &c0, int &c1, unsigned a, unsigned b) {
   static_assert(P != BITS_AND, "from sm_80");

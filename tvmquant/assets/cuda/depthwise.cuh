@@ -1,7 +1,9 @@
 // Depthwise convolution of bytes: a thread computes VECTOR neighbouring channels of a few
-// neighbouring pixels of a row. Weights lie by tap, then channel.
+// neighbouring pixels of a row. Weights lie by tap, then channel; or, with DOTS, by row of taps and
+// channel, four taps a word, which meet four columns of the input at once.
 #ifndef TVMQUANT_DEPTHWISE
 #define TVMQUANT_DEPTHWISE
+#include "ptx.cuh"
 #include "requantize.cuh"
 
 namespace tvmquant {
@@ -16,6 +18,65 @@ struct Bytes<1> {
   uint8_t byte;
   __device__ __forceinline__ int get(int) const { return byte; }
 };
+
+// V neighbouring numbers, zeros if there are none.
+template <int V>
+__device__ __forceinline__ void load_numbers(int (&to)[V], const int *from, bool there) {
+  if constexpr (V == 4) {
+    Vector<16> some = {};
+    if (there) some = *reinterpret_cast<const Vector<16> *>(from);
+#pragma unroll
+    for (int v = 0; v < V; ++v) to[v] = int(some.words[v]);
+  } else {
+#pragma unroll
+    for (int v = 0; v < V; ++v) to[v] = there ? from[v] : 0;
+  }
+}
+
+// Words of the same column, a byte a channel, become words of the same channel, a byte a column.
+__device__ __forceinline__ void turn(unsigned (&to)[4], const unsigned (&from)[4]) {
+#pragma unroll
+  for (int half = 0; half < 2; ++half) {
+    const unsigned left = __byte_perm(from[0], from[1], half ? 0x7362 : 0x5140);
+    const unsigned right = __byte_perm(from[2], from[3], half ? 0x7362 : 0x5140);
+    to[half * 2] = __byte_perm(left, right, 0x5410);
+    to[half * 2 + 1] = __byte_perm(left, right, 0x7632);
+  }
+}
+
+// A row of taps: VALUES are the columns of the input, four channels a word.
+template <class S, int COLUMNS>
+__device__ __forceinline__ void add_dots(int (&acc)[S::PIXELS][4], const unsigned (&values)[COLUMNS],
+                                         const int8_t *w) {
+  constexpr int WORDS = (COLUMNS + 3) / 4, GROUPS = (S::KERNEL_W + 3) / 4;
+  unsigned weight[4 * GROUPS], bytes[WORDS + 1][4] = {};
+#pragma unroll
+  for (int i = 0; i < GROUPS; ++i) {
+    const auto some = reinterpret_cast<const Vector<16> *>(w)[i];
+#pragma unroll
+    for (int j = 0; j < 4; ++j) weight[i * 4 + j] = some.words[j];
+  }
+#pragma unroll
+  for (int q = 0; q < WORDS; ++q) {
+    unsigned four[4];
+#pragma unroll
+    for (int i = 0; i < 4; ++i) four[i] = q * 4 + i < COLUMNS ? values[q * 4 + i] : 0;
+    turn(bytes[q], four);
+  }
+#pragma unroll
+  for (int p = 0; p < S::PIXELS; ++p) {
+#pragma unroll
+    for (int group = 0; group < GROUPS; ++group) {
+      const int first = p * S::STRIDE_W + group * 4;
+#pragma unroll
+      for (int v = 0; v < 4; ++v) {
+        const unsigned low = bytes[first / 4][v], high = bytes[first / 4 + 1][v];
+        const unsigned word = __funnelshift_r(low, high, first % 4 * 8);
+        acc[p][v] = add_dot(word, weight[v * GROUPS + group], acc[p][v]);
+      }
+    }
+  }
+}
 
 template <class S>
 __device__ __forceinline__ void depthwise(
@@ -33,17 +94,32 @@ __device__ __forceinline__ void depthwise(
   const int oh = int(index / (int64_t(PARTS) * SPANS) % S::OUT_H);
   const int64_t n = index / (int64_t(PARTS) * SPANS * S::OUT_H);
   const int zero = qinfo[0];
-  int acc[PIXELS][V];
+  int acc[PIXELS][V], start[V], first[V], second[V];
+  load_numbers(start, bias + channel, true);
 #pragma unroll
   for (int v = 0; v < V; ++v) {
 #pragma unroll
-    for (int p = 0; p < PIXELS; ++p) acc[p][v] = bias[channel + v];
+    for (int p = 0; p < PIXELS; ++p) acc[p][v] = start[v];
   }
 #pragma unroll
   for (int kh = 0; kh < S::KERNEL_H; ++kh) {
     const int h = oh * S::STRIDE_H - S::PAD_TOP + kh * S::DILATION_H;
     const bool row = unsigned(h) < unsigned(S::HEIGHT);
     const uint8_t *line = x + ((n * S::HEIGHT + h) * S::WIDTH) * S::CHANNELS + channel;
+    if constexpr (S::DOTS) {
+      unsigned values[COLUMNS];
+#pragma unroll
+      for (int column = 0; column < COLUMNS; ++column) {
+        const int at = span * S::STRIDE_W - S::PAD_LEFT + column;
+        values[column] = unsigned(zero) * 0x01010101u;
+        if (row && unsigned(at) < unsigned(S::WIDTH)) {
+          values[column] = *reinterpret_cast<const unsigned *>(line + at * S::CHANNELS);
+        }
+      }
+      constexpr int TAPS = (S::KERNEL_W + 3) / 4 * 4;
+      add_dots<S>(acc, values, w + (kh * S::CHANNELS + channel) * TAPS);
+      continue;
+    }
     int8_t weight[S::KERNEL_W][V];
 #pragma unroll
     for (int kw = 0; kw < S::KERNEL_W; ++kw) {
@@ -74,6 +150,8 @@ __device__ __forceinline__ void depthwise(
     }
   }
   const Range range{qinfo[1], qinfo[2], qinfo[3]};
+  load_numbers(first, p0 + channel, S::PARAMS > 0);
+  load_numbers(second, p1 + channel, S::PARAMS > 1);
 #pragma unroll
   for (int p = 0; p < PIXELS; ++p) {
     if (span + p >= S::OUT_W) continue;
@@ -82,8 +160,7 @@ __device__ __forceinline__ void depthwise(
     Out values[V];
 #pragma unroll
     for (int v = 0; v < V; ++v) {
-      values[v] = requantize<S::FLAVOUR>(acc[p][v], S::PARAMS > 0 ? p0[channel + v] : 0,
-                                         S::PARAMS > 1 ? p1[channel + v] : 0, range);
+      values[v] = requantize<S::FLAVOUR>(acc[p][v], first[v], second[v], range);
     }
     if constexpr (S::RESIDUAL != NONE) {
       const Addition addition(qinfo);

@@ -55,6 +55,13 @@ __device__ __forceinline__ void load_matrices(unsigned (&r)[4], const void *row)
                : "memory");
 }
 
+// Four products of an unsigned and a signed byte, and a sum.
+__device__ __forceinline__ int add_dot(unsigned a, unsigned b, int c) {
+  int sum;
+  asm("dp4a.u32.s32 %0, %1, %2, %3;" : "=r"(sum) : "r"(a), "r"(b), "r"(c));
+  return sum;
+}
+
 #define TVMQUANT_MMA16(SHAPE, TYPES, TAIL)                                                      \
   asm volatile("mma.sync.aligned." SHAPE ".row.col.s32." TYPES ".s32" TAIL                      \
                " {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"                         \

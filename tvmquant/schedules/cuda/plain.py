@@ -83,17 +83,28 @@ class PlainKernel(EmittedKernel):
 class DepthwiseKernel(PlainKernel, FusedKernel):
     """Depthwise convolution of bytes, exact."""
 
+    @property
+    def _dots(self) -> bool:
+        """Whether four neighbouring taps of a row are multiplied together."""
+        w = self.workload
+        return w.w_shape[0] % 4 == 0 and (w.dilation or (1, 1))[1] == 1 and w.w_shape[2] > 1
+
     def pack(
         self, weight: np.ndarray, bias: np.ndarray, params: tuple[np.ndarray, ...]
     ) -> list[np.ndarray]:
-        """Weights by tap, then channel; bias and requantize parameters of every channel."""
-        return [_by_depth(weight), *channel_constants(self.workload.w_shape[0], bias, *params)]
+        """Weights as :file:`depthwise.cuh` has them, bias, requantize parameters of channels."""
+        rest = channel_constants(self.workload.w_shape[0], bias, *params)
+        if not self._dots:
+            return [_by_depth(weight), *rest]
+        rows = weight[..., 0].transpose(1, 0, 2)  # row of taps, channel, tap
+        return [np.pad(rows, ((0, 0), (0, 0), (0, -rows.shape[2] % 4))), *rest]
 
     @property
     def arguments(self) -> Arguments:
         """``x, weights, bias, *params, qinfo, out``."""
-        shape = self.workload.w_shape
-        return integer_arguments(self.workload, (math.prod(shape[1:3]), shape[0]), "int8")
+        channels, kh, kw = self.workload.w_shape[:3]
+        packed = (kh, channels, -(-kw // 4) * 4) if self._dots else (kh * kw, channels)
+        return integer_arguments(self.workload, packed, "int8")
 
     @cached_property
     def launch(self) -> Launch:
@@ -104,6 +115,7 @@ class DepthwiseKernel(PlainKernel, FusedKernel):
         values = {
             **geometry(w),
             "VECTOR": vector,
+            "DOTS": int(self._dots),
             "PIXELS": _PIXELS,
             "THREADS": _THREADS,
             "PARAMS": len(PARAM_DTYPES[w.requantize]),
@@ -111,7 +123,10 @@ class DepthwiseKernel(PlainKernel, FusedKernel):
         enums = flavours(w)
         given = f"x, weights, bias, {requantize_arguments(w)}, qinfo, {residual_argument(w)}, out"
         source = with_headers(
-            self._body("depthwise", values, enums, given), "requantize.cuh", "depthwise.cuh"
+            self._body("depthwise", values, enums, given),
+            "ptx.cuh",
+            "requantize.cuh",
+            "depthwise.cuh",
         )
         threads = n * oh * -(-ow // _PIXELS) * (channels // vector)
         return Launch(self.name, source, (-(-threads // _THREADS), 1, 1), _THREADS, 0)
