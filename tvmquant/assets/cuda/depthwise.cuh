@@ -46,8 +46,8 @@ __device__ __forceinline__ void turn(unsigned (&to)[4], const unsigned (&from)[4
 
 // A row of taps: VALUES are the columns of the input, four channels a word.
 template <class S, int COLUMNS>
-__device__ __forceinline__ void add_dots(int (&acc)[S::PIXELS][4], const unsigned (&values)[COLUMNS],
-                                         const int8_t *w) {
+__device__ __forceinline__ void add_dots(int (&acc)[S::PIXELS][4],
+                                         const unsigned (&values)[COLUMNS], const int8_t *w) {
   constexpr int WORDS = (COLUMNS + 3) / 4, GROUPS = (S::KERNEL_W + 3) / 4;
   unsigned weight[4 * GROUPS], bytes[WORDS + 1][4] = {};
 #pragma unroll

@@ -34,7 +34,8 @@ __device__ __forceinline__ void load_part(unsigned (&a)[Part<S>::STEPS][4], cons
 #pragma unroll
   for (int piece = 0; piece < P::BYTES / P::PIECE; ++piece) {
     const int at = (tile * P::COUNT + part) * (P::BYTES / P::PIECE) + piece;
-    const auto from = reinterpret_cast<const Vector<P::PIECE> *>(slot)[at * 128 + threadIdx.x % 128];
+    const auto *const pieces = reinterpret_cast<const Vector<P::PIECE> *>(slot);
+    const auto from = pieces[at * 128 + threadIdx.x % 128];
 #pragma unroll
     for (int i = 0; i < P::PIECE / 4; ++i) words[piece * (P::PIECE / 4) + i] = from.words[i];
   }
