@@ -126,7 +126,8 @@ def test_the_next_launch_has_room_beside_the_usual_one_of_a_row():
     plan = choose(weight_only_workload(1, 4096, 4096, 4, 128), SM_90)
     assert plan.resident == 2
     # All of its weights are asked for before it waits for the launch before.
-    assert plan.flying * plan.reach == plan.tiles * plan.part * plan.layout.loads * 512
+    tiles = plan.tiles * plan.warps_m
+    assert plan.flying * plan.reach == tiles * plan.part * plan.layout.loads * 512
     kernel = WeightOnlyTensorKernel(weight_only_workload(1, 4096, 4096, 4, 128), plan)
     assert kernel.launch.resident == 2 and kernel.launch.early
 

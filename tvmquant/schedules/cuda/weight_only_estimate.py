@@ -90,7 +90,9 @@ def _unit_instructions(plan: TensorPlan) -> tuple[float, int]:
     steps, tiles = plan.layout.unit // 32, plan.tiles
     unpack = {8: 0, 4: 6, 2: 7}[plan.layout.bits] * steps
     # Loops and addresses.
-    around = 3 + 50 / (plan.ahead * tiles) + 10 * (plan.reach > 1) / (plan.ahead * tiles)
+    around = 3 + (50 + 10 * (plan.reach > 1)) / (plan.ahead * tiles)
+    # Whether there is another span is asked everywhere, if that is not the same for all warps.
+    around += 4 * (plan.part % (plan.warps_k * plan.ahead) > 0)
     if plan.planes:
         sets, sums, reads = plan.rows // 8 * 3, 16 + 4 * plan.zero_points, (3 * steps + 2) / tiles
         groups = plan.rows // 8

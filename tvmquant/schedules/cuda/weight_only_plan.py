@@ -14,8 +14,8 @@ SIZES = ("tiles", "warps_m", "warps_k", "ahead", "rows", "launches", "splits", "
 _UNITS = (128, 64, 32)
 # Longer units are worth this share of padding.
 _PADDING = 1 / 16
-# Registers of a multiprocessor, of a thread at most, of a thread beside tiles and weights.
-_FILE, _REGISTERS, _OVERHEAD = 65536, 212, 44
+# Registers of a multiprocessor, of a thread at most.
+_FILE, _REGISTERS = 65536, 212
 # Shared memory that the GPU keeps of each block; of digits that are copied together.
 _RESERVED, _CHUNK = 1024, 32 << 10
 
@@ -233,16 +233,16 @@ class TensorPlan:
         lay = self.layout
         span = lay.loads * 4 + lay.span_units * (4 if self.zero_points else 2)
         unpacked = 0 if lay.bits == 8 else lay.unit // 8
-        if self.planes:
+        if self.rows == 1:
+            tile, more = self.ahead * span + 6 + unpacked // 2, 30
+        elif self.planes:
             tile = self.ahead * span * 5 // 4 + self.rows * 5 // 4 - 5 + unpacked
-            more = 8 + 12 * (self.reach > 1) + 16 * (self.chunks > 1)
+            more = 52 + 12 * (self.reach > 1) + 16 * (self.chunks > 1)
         else:
-            tile = self.ahead * span + (self.rows + 1) // 2 * 2 + 4 + unpacked
-            more = 14 * (self.rows > 1)
+            tile, more = self.ahead * span + self.rows + 4 + unpacked, 58
             # Digits that are made beside the sums.
-            more += 8 * (self.rows > 1 and self.chunks > 1 and self.launches == 1)
-        more += 12 * (self.rows > 1 and self.zero_points)
-        return self.tiles * tile + more + _OVERHEAD
+            more += 8 * (self.chunks > 1 and self.launches == 1)
+        return self.tiles * tile + more + 12 * (self.rows > 1 and self.zero_points)
 
     @property
     def resident(self) -> int:
