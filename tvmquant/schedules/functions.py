@@ -7,12 +7,27 @@ from typing import Any
 
 from tvm.tirx.script import builder as T
 
+from tvmquant.schedules.linear.epilogue import PARAM_DTYPES
 from tvmquant.schedules.linear.tir import Expr, i64
+from tvmquant.schedules.workload import Workload
 
 
 def argument(name: str, shape: tuple[int, ...], dtype: str) -> Expr:
     """Declare a buffer argument."""
     return T.arg(name, T.Buffer(tuple(i64(d) for d in shape), dtype))
+
+
+def requantize_arguments(workload: Workload, shape: tuple[int, ...]) -> list[Expr]:
+    """Declare the parameters that a layer requantizes with."""
+    dtypes = PARAM_DTYPES[workload.requantize]
+    return [argument(f"param{i}", shape, dtype) for i, dtype in enumerate(dtypes)]
+
+
+def last_arguments(workload: Workload) -> tuple[Expr, Expr | None, Expr]:
+    """Declare ``qinfo``, what is added (``None`` where nothing is) and the output of a layer."""
+    qinfo = argument("qinfo", (workload.numbers,), "int32")
+    other = argument("other", workload.out_shape, "uint8") if workload.residual else None
+    return qinfo, other, argument("out", workload.out_shape, workload.out_dtype)
 
 
 def mark(name: str) -> None:

@@ -15,10 +15,10 @@ from tvm.script.ir_builder import IRBuilder
 from tvm.tirx.script import builder as T
 
 from tvmquant.schedules.depthwise.dots import Dot
-from tvmquant.schedules.depthwise.epilogue import PARAM_DTYPES, Output, requantize_vector
+from tvmquant.schedules.depthwise.epilogue import Output, requantize_vector
 from tvmquant.schedules.depthwise.plan import Plan
 from tvmquant.schedules.depthwise.unpack import unpack_weights
-from tvmquant.schedules.functions import flat
+from tvmquant.schedules.functions import argument, flat, mark, requantize_arguments
 from tvmquant.schedules.linear.tir import (
     Expr,
     broadcast,
@@ -72,26 +72,15 @@ class DepthwiseEmitter:
         w, plan = self.workload, self.plan
         with IRBuilder() as builder:
             with T.prim_func(s_tir=True):
-                T.func_name(name)
-                T.func_attr(
-                    {
-                        "global_symbol": name,
-                        "tirx.noalias": True,
-                        "tvmquant.scheduled": True,
-                        "op_pattern": 8,
-                    }
-                )
-                self.x = _argument("x", w.x_shape, "uint8")
+                mark(name)
+                self.x = argument("x", w.x_shape, "uint8")
                 shape = (plan.blocks, self.weight_bytes, plan.width)
-                self.weight = _argument("weight", shape, "uint8")
+                self.weight = argument("weight", shape, "uint8")
                 shape = (plan.blocks, plan.width)
-                self.bias = _argument("bias", shape, "int32")
-                self.params = [
-                    _argument(f"param{i}", shape, dtype)
-                    for i, dtype in enumerate(PARAM_DTYPES[w.requantize])
-                ]
-                qinfo = _argument("qinfo", (4,), "int32")
-                self.out = _argument("out", w.out_shape, w.out_dtype)
+                self.bias = argument("bias", shape, "int32")
+                self.params = requantize_arguments(w, shape)
+                qinfo = argument("qinfo", (4,), "int32")
+                self.out = argument("out", w.out_shape, w.out_dtype)
                 values = [T.bind(qinfo[i64(i)]) for i in range(4)]
                 self.x_zero_point = T.bind(tirx.Cast("uint8", values[0]))
                 self.output = Output(*values[1:])
@@ -291,7 +280,3 @@ class DepthwiseEmitter:
             elif lane % 4 == 0:
                 value = tirx.Shuffle([parts[part]], list(range(within, within + 4)))
                 T.buffer_store(self.out, value, [*index, ramp(self.channel + channel, 4)])
-
-
-def _argument(name: str, shape: tuple[int, ...], dtype: str) -> Any:
-    return T.arg(name, T.buffer(tuple(i64(dim) for dim in shape), dtype))

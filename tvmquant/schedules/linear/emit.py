@@ -14,7 +14,14 @@ from tvm import tirx
 from tvm.script.ir_builder import IRBuilder
 from tvm.tirx.script import builder as T
 
-from tvmquant.schedules.linear.epilogue import PARAM_DTYPES, Epilogue, make_epilogue
+from tvmquant.schedules.functions import (
+    argument,
+    flat,
+    last_arguments,
+    mark,
+    requantize_arguments,
+)
+from tvmquant.schedules.linear.epilogue import Epilogue, make_epilogue
 from tvmquant.schedules.linear.gathered import GatheredInput, emit_gather
 from tvmquant.schedules.linear.microkernel import Microkernel
 from tvmquant.schedules.linear.plan import Plan
@@ -28,55 +35,28 @@ def emit_prim_func(plan: Plan, name: str, nest: type[Nest] | None = None) -> tir
 
     ``nest`` may be a subclass of :class:`Nest` with its own workspace or register tiles.
     """
-    workload, flavour = plan.workload, plan.workload.requantize
+    workload = plan.workload
     with IRBuilder() as builder:
         with T.prim_func(s_tir=True):
-            T.func_name(name)
-            x = _arg("x", workload.x_shape, "uint8")
-            w = _arg("w", (plan.weight_count,), "int8" if workload.w_bits == 8 else "uint8")
-            bias = _arg("bias", (plan.param_count,), "int32")
-            params = [
-                _arg(f"param{i}", (plan.param_count,), dtype)
-                for i, dtype in enumerate(PARAM_DTYPES[flavour])
-            ]
-            table = _arg("offsets", plan.offsets.shape, "int32") if plan.has_table else None
+            x = argument("x", workload.x_shape, "uint8")
+            w = argument("w", (plan.weight_count,), "int8" if workload.w_bits == 8 else "uint8")
+            bias = argument("bias", (plan.param_count,), "int32")
+            params = requantize_arguments(workload, (plan.param_count,))
+            table = argument("offsets", plan.offsets.shape, "int32") if plan.has_table else None
             sums = None
             if plan.border_count > 1:
-                sums = _arg("border_sums", (plan.border_count * plan.param_count,), "int32")
-            qinfo = _arg("qinfo", (workload.numbers,), "int32")
-            other = None
-            if workload.residual:
-                other = _arg("other", workload.out_shape, "uint8")
-            out = _arg("out", workload.out_shape, workload.out_dtype)
-            T.func_attr(
-                {
-                    "global_symbol": name,
-                    "tirx.noalias": True,
-                    "tvmquant.scheduled": True,
-                    "op_pattern": 8,
-                }
-            )
-            flat_out = _flat(out, workload.out_shape, workload.out_dtype)
-            if other is not None:
-                other = _flat(other, workload.out_shape, "uint8")
+                sums = argument("border_sums", (plan.border_count * plan.param_count,), "int32")
+            qinfo, other, out = last_arguments(workload)
+            mark(name)
+            flat_out = flat(out)
+            other = None if other is None else flat(other)
             x_zero_point = T.bind(qinfo[i64(0)])
             epilogue = make_epilogue(workload, plan.isa.x86, flat_out, params, qinfo, other)
-            flat_x = _flat(x, workload.x_shape, "uint8")
+            flat_x = flat(x)
             if sums is not None:
                 bias = _biases(plan, bias, sums, x_zero_point)
             (nest or Nest)(plan, flat_x, w, bias, table, epilogue).emit(x_zero_point)
     return builder.get()
-
-
-def _arg(name: str, shape: tuple[int, ...], dtype: str) -> Expr:
-    return T.arg(name, T.Buffer(tuple(i64(d) for d in shape), dtype))
-
-
-def _flat(buffer: Expr, shape: tuple[int, ...], dtype: str) -> Expr:
-    size = 1
-    for extent in shape:
-        size *= extent
-    return T.decl_buffer((i64(size),), dtype, data=buffer.data)
 
 
 def _biases(plan: Plan, bias: Expr, sums: Expr, x_zero_point: Expr) -> Expr:

@@ -14,8 +14,14 @@ from tvm import tirx
 from tvm.script.ir_builder import IRBuilder
 from tvm.tirx.script import builder as T
 
-from tvmquant.schedules.functions import argument, flat, loop, mark
-from tvmquant.schedules.linear.epilogue import PARAM_DTYPES
+from tvmquant.schedules.functions import (
+    argument,
+    flat,
+    last_arguments,
+    loop,
+    mark,
+    requantize_arguments,
+)
 from tvmquant.schedules.linear.tir import Expr, i64
 from tvmquant.schedules.neon.epilogue import Epilogue, make_epilogue
 from tvmquant.schedules.neon.plan import Plan
@@ -31,15 +37,8 @@ def emit_prim_func(plan: Plan, name: str) -> tirx.PrimFunc:
             x = argument("x", workload.x_shape, "uint8")
             w = argument("w", (plan.weight_count,), plan.step.w_dtype)
             bias = argument("bias", (plan.padded_outputs,), "int32")
-            params = [
-                argument(f"param{i}", (plan.padded_outputs,), dtype)
-                for i, dtype in enumerate(PARAM_DTYPES[workload.requantize])
-            ]
-            qinfo = argument("qinfo", (workload.numbers,), "int32")
-            other = None
-            if workload.residual:
-                other = argument("other", workload.out_shape, "uint8")
-            out = argument("out", workload.out_shape, workload.out_dtype)
+            params = requantize_arguments(workload, (plan.padded_outputs,))
+            qinfo, other, out = last_arguments(workload)
             mark(name)
             zero_point = T.bind(qinfo[i64(0)])
             epilogue = make_epilogue(workload, out, params, qinfo, other)

@@ -14,8 +14,14 @@ from tvm import tirx
 from tvm.script.ir_builder import IRBuilder
 from tvm.tirx.script import builder as T
 
-from tvmquant.schedules.functions import argument, flat, mark
-from tvmquant.schedules.linear.epilogue import PARAM_DTYPES, Epilogue, make_epilogue
+from tvmquant.schedules.functions import (
+    argument,
+    flat,
+    last_arguments,
+    mark,
+    requantize_arguments,
+)
+from tvmquant.schedules.linear.epilogue import Epilogue, make_epilogue
 from tvmquant.schedules.linear.tir import Expr, i64
 from tvmquant.schedules.winograd.emit_output import OutputTransform
 from tvmquant.schedules.winograd.emit_products import Products
@@ -34,15 +40,8 @@ def emit_prim_func(plan: Plan, name: str) -> Any:
             offsets = argument("offsets", shape, "int32") if plan.has_offsets else None
             centre = argument("centre", (plan.padded_outputs,), "int32")
             bias = argument("bias", (plan.padded_outputs,), "int32")
-            params = [
-                argument(f"param{i}", (plan.padded_outputs,), dtype)
-                for i, dtype in enumerate(PARAM_DTYPES[workload.requantize])
-            ]
-            qinfo = argument("qinfo", (workload.numbers,), "int32")
-            other = None
-            if workload.residual:
-                other = argument("other", workload.out_shape, "uint8")
-            out = argument("out", workload.out_shape, workload.out_dtype)
+            params = requantize_arguments(workload, (plan.padded_outputs,))
+            qinfo, other, out = last_arguments(workload)
             mark(name)
             other = None if other is None else flat(other)
             epilogue = make_epilogue(workload, True, flat(out), params, qinfo, other)

@@ -13,8 +13,14 @@ from tvm.script.ir_builder import IRBuilder
 from tvm.tirx.script import builder as T
 
 from tvmquant.schedules.depthwise.unpack import unpack_weights
-from tvmquant.schedules.functions import argument, flat, loop, mark
-from tvmquant.schedules.linear.epilogue import PARAM_DTYPES
+from tvmquant.schedules.functions import (
+    argument,
+    flat,
+    last_arguments,
+    loop,
+    mark,
+    requantize_arguments,
+)
 from tvmquant.schedules.linear.tir import Expr, i64, load
 from tvmquant.schedules.neon.depthwise.chains import Form
 from tvmquant.schedules.neon.depthwise.dots import Dots, DotTiles
@@ -33,13 +39,8 @@ def emit_prim_func(plan: Plan, form: Form | Dots, name: str) -> tirx.PrimFunc:
             shape = (plan.blocks, -(-taps * w.w_bits // 8), WIDTH)
             weight = argument("weight", shape, "uint8")
             bias = argument("bias", (form.colours, plan.blocks, WIDTH), "int32")
-            params = [
-                argument(f"param{i}", (plan.blocks, WIDTH), dtype)
-                for i, dtype in enumerate(PARAM_DTYPES[w.requantize])
-            ]
-            qinfo = argument("qinfo", (w.numbers,), "int32")
-            other = argument("other", w.out_shape, "uint8") if w.residual else None
-            out = argument("out", w.out_shape, w.out_dtype)
+            params = requantize_arguments(w, (plan.blocks, WIDTH))
+            qinfo, other, out = last_arguments(w)
             mark(name)
             zero_point = T.bind(tirx.Cast("uint8", qinfo[i64(0)]))
             epilogue = make_epilogue(w, out, [flat(param) for param in params], qinfo, other)
