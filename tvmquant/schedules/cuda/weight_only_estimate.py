@@ -20,7 +20,7 @@ _FLIGHT, _LATENCY, _TAIL, _DIGITS, _DIGITS_ALONE = 1500, 800, 400, 22, 170
 # To start a block; of one more launch. Then the same where launches start while the one before
 # still runs: the next one's blocks have room beside this one's, or have not.
 _START, _LAUNCH = 1500, 4000
-_BESIDE, _BEHIND, _NEXT = 300, 1400, 1200
+_BESIDE, _BEHIND, _NEXT = 300, 1400, 1500
 # A multiprocessor issues so many instructions a cycle, and takes so long for a product: not all
 # that it could do.
 _ISSUED, _PRODUCT = 3.2, 1.6
