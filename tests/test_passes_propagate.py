@@ -152,3 +152,13 @@ def test_a_batch_norm_of_leading_channels():
     _, found, _ = derived(model, norms)
     assert found["relu1"].channels == 1
     assert found["relu1"].mean[0] == pytest.approx(1.5, abs=0.01)
+
+
+def test_rows_looked_up_by_an_input():
+    net = Net()
+    table = net.weight(7, 4)
+    rows = net.op("Gather", table, net.input(3, 5, dtype="int64"), axis=0)
+    _, _, out = derived(net.model(net.op("Relu", rows)), {})
+    array = net.constants[table]
+    (spread,) = out.values()
+    assert spread.points.min() >= 0 and spread.points.max() <= array.max() + 1e-6

@@ -125,7 +125,7 @@ class _Propagation:
         made = None
         if name in TABULAR:
             made = self._elementwise(value, name)
-        elif name in MOVES:
+        elif name in MOVES and (name != "take" or self._array(value.args[1]) is not None):
             made = self._moved(var, value)
         return self._sampled(var, value) if made is None else made
 
