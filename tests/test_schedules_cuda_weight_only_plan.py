@@ -95,6 +95,10 @@ def test_no_sizes_round_more_than_the_bound_allows(group, depth):
 
 
 def test_sizes_that_do_not_fit_are_refused():
+    old = weight_only_workload(4, 4096, 4096, 4, 128)
+    kernel = WeightOnlyTensorKernel(old, choose(old, arch_of("sm_80")))
+    with pytest.raises(ConfigError, match="do not fit sm_80"):
+        kernel.with_config({**kernel.plan.config, "early": True})
     workload = weight_only_workload(4, 4096, 4096, 4, 128)
     kernel = WeightOnlyTensorKernel(workload, choose(workload, SM_90))
     for change in (
@@ -137,6 +141,11 @@ def test_launches_start_early_where_the_gpu_can(arch, early):
     workload = weight_only_workload(16, 8192, 8192, 4, 128)
     kernel = WeightOnlyTensorKernel(workload, choose(workload, arch_of(arch)))
     assert all(launch.early == early for launch in kernel.launches)
+    # The tuner measures the same sizes without it, too.
+    late = [{**kernel.plan.config, "early": False}]
+    assert (kernel.configs()[1:2] == late) == early
+    assert not any(launch.early for launch in kernel.with_config(*late).launches)
+    assert (kernel.estimate(*late) > kernel.estimate(kernel.plan.config)) == early
 
 
 def test_many_rows_share_k_between_blocks_and_have_a_launch_for_the_digits():

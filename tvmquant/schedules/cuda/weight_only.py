@@ -158,8 +158,8 @@ class WeightOnlyTensorKernel(PlainKernel):
         text = f"tvmquant::{function}<{name}_sizes>({pointers})"
         body += definition(name, [(key, kinds[key]) for key in takes], text)
         source = with_headers(body, "ptx.cuh", "weight_only_digits.cuh", *headers)
-        early = self.arch.sm >= 90
-        return Launch(name, source, takes=takes, early=early, **{"shared_bytes": 0, **sizes})
+        sizes = {"shared_bytes": 0, "early": self.plan.early, **sizes}
+        return Launch(name, source, takes=takes, **sizes)
 
     def _digits_launch(self) -> Launch:
         """Makes the digits of all activations."""
@@ -198,9 +198,15 @@ class WeightOnlyTensorKernel(PlainKernel):
         )
 
     def configs(self) -> list[Config]:
-        """All sizes worth measuring, the own ones first, then by the model's estimate."""
+        """All sizes worth measuring, the own ones first, then by the model's estimate.
+
+        The second ones are the own ones that start early or not, as the own ones do not.
+        """
         found = sorted(plans(self.workload, self.plan.arch), key=cycles)
-        return [self.plan.config, *(p.config for p in found if p != self.plan)]
+        other = replace(self.plan, early=not self.plan.early)
+        others = [p for p in found if p not in (self.plan, other)]
+        first = [self.plan, other] if self.plan.arch.sm >= 90 else [self.plan]
+        return [p.config for p in (*first, *others)]
 
     def with_config(self, config: Config) -> WeightOnlyTensorKernel:
         """The same kernel at other sizes.

@@ -47,8 +47,7 @@ def cycles(plan: TensorPlan) -> float:
         cached / each / _CACHE,
         lay.tiles * lay.tile_bytes / each / _SHARE,
     )
-    early = plan.arch.sm >= 90
-    reach = plan.flying * (plan.reach if early else 1)
+    early, reach = plan.early, plan.flying * plan.reach
     streamed = max(memory, weights * _FLIGHT / min(reach, 4 * plan.flying))
     busy, digits = _busy(plan, tiles, waves), _digits(plan, waves)
     wholly = plan.chunks == 1
@@ -124,7 +123,17 @@ def plans(workload: Workload, arch: Arch) -> Iterator[TensorPlan]:
             if warps_k > own or (ahead > 1 and ahead > -(-own // warps_k)):
                 continue
             for reach in _reaches(own / (warps_k * ahead), arch):
-                sizes = (tiles, warps_m, warps_k, ahead, rows, launches, splits, reach)
+                sizes = (
+                    tiles,
+                    warps_m,
+                    warps_k,
+                    ahead,
+                    rows,
+                    launches,
+                    splits,
+                    reach,
+                    arch.sm >= 90,
+                )
                 plan = TensorPlan(*base, *sizes)
                 try:
                     plan.check()

@@ -105,6 +105,8 @@ class TensorPlan:
     reach : int
         How far ahead weights are asked for, in times of what registers hold: more than once goes
         to the second cache.
+    early : bool
+        Whether launches start while the one before still runs.
     """
 
     layout: Layout
@@ -119,11 +121,12 @@ class TensorPlan:
     launches: int = 1
     splits: int = 1
     reach: int = 1
+    early: bool = False
 
     @property
     def config(self) -> Config:
         """Sizes as plain data."""
-        return {name: getattr(self, name) for name in SIZES}
+        return {**{name: getattr(self, name) for name in SIZES}, "early": self.early}
 
     @property
     def threads(self) -> int:
@@ -257,6 +260,7 @@ class TensorPlan:
             32 <= self.threads <= 512
             and self.launches <= 2
             and self.reach <= 64
+            and (self.arch.sm >= 90 or not self.early)
             # Every part has a span.
             and (self.splits - 1) * self.part < self.layout.spans
             and (self.rows == 1 or self.rows % 2 == 0)
@@ -275,7 +279,9 @@ class TensorPlan:
         ConfigError
             If they do not fit.
         """
-        plan = replace(self, **dict(zip(SIZES, integers(config, *SIZES))))
+        sizes = dict(config)
+        early = bool(sizes.pop("early", False))
+        plan = replace(self, **dict(zip(SIZES, integers(sizes, *SIZES))), early=early)
         plan.check()
         return plan
 
