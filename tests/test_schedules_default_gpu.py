@@ -112,8 +112,9 @@ def test_activations_are_quantized_at_run_time(bits, per_row, symmetric, tmp_pat
     x = f32(5, 37)
     x[1, 3], x[2], x[3, 1] = 1e-40, 0, 3e38 if per_row else 5
     x[4, 0] = np.nan if per_row else -7
-    (func,) = functions(scheduled([x], lambda _, v: dynamic_quantize(v, **attrs)))
-    assert all_on_device(func)
+    mod = scheduled([x], lambda _, v: dynamic_quantize(v, **attrs))
+    (func,) = functions(mod)
+    assert all_on_device(func) and ("gpu-rows" in rules_of(mod)) == per_row
     want = reference.dynamic_quantize(x, **attrs)
     outs = [np.full_like(part, 77) for part in want]
     run_light(func, GPU.target, tmp_path, x, *outs)

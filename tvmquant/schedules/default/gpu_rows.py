@@ -1,4 +1,4 @@
-"""Softmax, layer norm and their like on a GPU: a block computes a whole row at a time."""
+"""Softmax, layer norm, dynamic quantization on a GPU: a block computes a whole row at a time."""
 
 from __future__ import annotations
 
@@ -38,19 +38,25 @@ def schedule_rows(
     heads = _heads(nests)
     if heads is None:
         return None, []
-    *earlier, last = nests
-    rows = prod(axis.extent for axis in last.axes[: heads[-1]])
+    pairs = list(zip(nests, heads))
+    outputs = [pair for pair in pairs if not sch.get_consumers(pair[0].block)]
+    earlier = [pair for pair in pairs if sch.get_consumers(pair[0].block)]
+    rows = prod(axis.extent for axis in nests[-1].axes[: heads[-1]])
     length = max(nest.iterations for nest in nests) // rows
-    between = sum(_bytes(nest) for nest in earlier)
-    if last.iterations == rows:
-        return None, []  # a number a row: nothing is read twice
+    between = sum(_bytes(nest) for nest, _ in earlier)
+    # Where there is but a number a row nothing is read twice.
+    if any(nest.reduction for nest, _ in outputs) or max(n.iterations for n, _ in outputs) == rows:
+        return None, []
     if between > rows * _SHARED_BYTES or (length < _WARP and rows > _MANY_ROWS):
         return None, []
     threads = min(_MOST_THREADS, max(_WARP, 1 << (length // _EACH).bit_length() >> 1))
-    row = _fuse(sch, [axis.loop for axis in last.axes[: heads[-1]]])
-    _bind(sch, last.block, [axis.loop for axis in last.axes[heads[-1] :]], threads)
+    found = []
+    for nest, head in outputs:
+        found.append(_fuse(sch, [axis.loop for axis in nest.axes[:head]]))
+        _bind(sch, nest.block, [axis.loop for axis in nest.axes[head:]], threads)
+    row = sch.merge(*found) if len(found) > 1 else found[0]
     sch.bind(row, "blockIdx.x")
-    for nest, head in zip(reversed(earlier), reversed(heads[:-1])):
+    for nest, head in reversed(earlier):
         sch.set_scope(nest.block, 0, "shared")
         sch.compute_at(nest.block, row, preserve_unit_loops=True)
         _bind(sch, nest.block, list(sch.get_loops(nest.block))[1 + head :], threads)
@@ -60,7 +66,7 @@ def schedule_rows(
 def _heads(nests: list[Nest]) -> list[int] | None:
     """How many axes of each block say which row it is; ``None`` if it is not the same rows."""
     first = next((nest for nest in nests if nest.reduction), None)
-    if first is None or nests[-1].reduction:
+    if first is None:
         return None
     rows = [axis.extent for axis in first.spatial if axis.extent > 1]
     heads = []
