@@ -49,6 +49,15 @@ def test_rotary_embedding():
     check(make_model([node("RotaryEmbedding", "x c s")], feeds, constants, opset=23), feeds)
 
 
+@pytest.mark.parametrize("axis", [-1, 1, 0])
+def test_rms_normalization(axis):
+    feeds = {"x": rand(2, 3, 4)}
+    constants = {"w": rand(*(2, 3, 4)[axis:])}
+    check(
+        make_model([node("RMSNormalization", "x w", axis=axis)], feeds, constants, opset=23), feeds
+    )
+
+
 def test_names_start_with_the_node():
     model = make_model([node("Celu", "x", name="act")], {"x": rand(3)}, opset=13)
     variables = [

@@ -132,6 +132,18 @@ def _layer_norm(node: NodeView) -> relax.Expr:
     return relax.op.nn.layer_norm(x, gamma, beta, axes, node.attrs.get("epsilon", 1e-5))
 
 
+def _rms_norm(node: NodeView) -> relax.Expr:
+    x, scale = node.inputs[:2]
+    rank = len(shape_of(x))
+    if node.attrs.get("axis", -1) % rank:
+        return from_tvm(node)
+    # TVM's operator fails where no axis is left.
+    mean = node.emit(relax.op.mean(node.emit(relax.op.multiply(x, x), ".squares")), ".mean")
+    epsilon = relax.const(node.attrs.get("epsilon", 1e-5), "float32")
+    root = node.emit(relax.op.rsqrt(node.emit(relax.op.add(mean, epsilon), ".sum")), ".rsqrt")
+    return relax.op.multiply(node.emit(relax.op.multiply(x, root), ".normal"), scale)
+
+
 def _clip(node: NodeView) -> relax.Expr:
     x = node.inputs[0]
     bounds = []
@@ -251,6 +263,7 @@ CONVERTERS: dict[str, Converter] = {
     "Min": _variadic(relax.op.minimum),
     "Pow": _pow,
     "PRelu": _prelu,
+    "RMSNormalization": _rms_norm,
     "Softmax": _softmax,
     "SpaceToDepth": _space_to_depth,
     "Sum": _variadic(relax.op.add),
