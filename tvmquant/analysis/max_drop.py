@@ -31,7 +31,7 @@ _SAMPLES = 6
 # Attempts to lower a layer again, each an estimate.
 _LOWERINGS = 12
 # Networks quantized in full to do with fewer layers than the first one that is good enough.
-_REFINEMENTS = 1
+_REFINEMENTS = 2
 # Of the allowed drop, kept in hand for every further network that misses it.
 _MARGIN = 0.1
 
@@ -117,8 +117,8 @@ class _Search:
         self.estimated: dict[frozenset[str], float] = {}
         # The last network that was executed, and the last one that was good enough.
         self.last = self.good = (frozenset[str](), start)
-        # Networks to be measured, as far as is known: at the asked bits and at 8 to begin with.
-        self.steps = 2
+        # Networks to be measured, as far as is known: at the asked bits, at 8 and one attempt.
+        self.steps = 2 + self._steps(0)
 
     def run(self) -> tuple[QuantizedModel, MaxDropReport]:
         goal, names = self.goal, self.candidates.names
@@ -151,7 +151,8 @@ class _Search:
         error, misses, better = 0.0, 0, 0
         for attempt in itertools.count():
             lowerings = self._lowerings if attempt else 0
-            self.steps += math.ceil(math.log2(len(ranked))) + lowerings + 1
+            if attempt:
+                self.steps += self._steps(lowerings)
             found = self._by_estimates(ranked, error, lowerings)
             if len(found) >= len(best or ranked):
                 if attempt:
@@ -191,6 +192,10 @@ class _Search:
             if is_good(fewer):
                 raised = fewer
         return raised
+
+    def _steps(self, lowerings: int) -> int:
+        """Networks that an attempt may have to measure."""
+        return math.ceil(math.log2(max(len(self.candidates.names), 1))) + lowerings + 1
 
     @property
     def _lowerings(self) -> int:
