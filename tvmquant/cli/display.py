@@ -43,6 +43,10 @@ def progress_bars() -> Iterator[ProgressCallback]:
 
         def report(stage: str, done: int, total: int) -> None:
             if stage not in bars:
+                # Stages of a single step only say that they begin.
+                for task in progress.tasks:
+                    if task.total == 1:
+                        progress.update(task.id, completed=1)
                 bars[stage] = progress.add_task(stage, total=max(total, 1))
             progress.update(bars[stage], completed=done if total else 1, total=max(total, 1))
 
