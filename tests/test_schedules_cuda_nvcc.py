@@ -116,6 +116,12 @@ def test_the_instruction_meant_is_the_one_that_runs(arch, bits, instruction, tmp
     check(workload, arch, tmp_path, instruction, LINE)
 
 
+@slow
+def test_blocks_that_go_over_bands_spill_nothing(tmp_path):
+    kernel = check(Workload("matmul", (8192, 8192), (8192, 8192)), "sm_80", tmp_path, LINE)
+    assert re.search(r"int BAND = (?!1;)", kernel.launch.source)
+
+
 def test_sums_of_slices_are_stored_in_pairs(tmp_path):
     workload = Workload("matmul", (1, 1024), (1000, 1024), requantize="dequantize")
     kernel = check(workload, "sm_80", tmp_path, "IMMA.16832.U8.S8", PAIR)

@@ -130,4 +130,6 @@ def test_the_widest_product_of_the_most_threads_compiles(source, tmp_path):
     plans = (p for p in warpgroup_plans(layer, HOPPER) if p.source == source and p.producers)
     plan = max(plans, key=lambda p: (p.threads >= 512, p.warp_m, p.stages))
     assert plan.threads == 512
-    check(dataclasses.replace(kernel, plan=plan), tmp_path)
+    kernel = dataclasses.replace(kernel, plan=plan)
+    assert re.search(r"int BAND = (?!1;)", kernel.launch.source)
+    check(kernel, tmp_path)

@@ -32,6 +32,8 @@ class Arch:
     wgmma : bool
         Whether four warps together have products of their own, which run beside other
         instructions. Code for them is code for this architecture alone.
+    cache_bytes : int
+        Cache that all multiprocessors of such a GPU share.
     """
 
     sm: int
@@ -41,6 +43,7 @@ class Arch:
     shared_bytes: int
     multiprocessors: int
     wgmma: bool = False
+    cache_bytes: int = 0
 
     @property
     def name(self) -> str:
@@ -75,13 +78,13 @@ class Arch:
 ARCHES = {
     arch.sm: arch
     for arch in (
-        Arch(75, "T4, RTX 20", True, "xor", 64 << 10, 40),
-        Arch(80, "A100, A30", True, "xor", 163 << 10, 108),
-        Arch(86, "A10, A40, RTX 30", True, "xor", 99 << 10, 72),
-        Arch(89, "L4, L40, RTX 40", True, "xor", 99 << 10, 58),
-        Arch(90, "H100, H200", False, "and", 227 << 10, 132, True),
-        Arch(100, "B200", False, "", 227 << 10, 148),
-        Arch(120, "RTX 50", False, "", 99 << 10, 84),
+        Arch(75, "T4, RTX 20", True, "xor", 64 << 10, 40, cache_bytes=4 << 20),
+        Arch(80, "A100, A30", True, "xor", 163 << 10, 108, cache_bytes=40 << 20),
+        Arch(86, "A10, A40, RTX 30", True, "xor", 99 << 10, 72, cache_bytes=6 << 20),
+        Arch(89, "L4, L40, RTX 40", True, "xor", 99 << 10, 58, cache_bytes=48 << 20),
+        Arch(90, "H100, H200", False, "and", 227 << 10, 132, True, cache_bytes=50 << 20),
+        Arch(100, "B200", False, "", 227 << 10, 148, cache_bytes=126 << 20),
+        Arch(120, "RTX 50", False, "", 99 << 10, 84, cache_bytes=64 << 20),
     )
 }
 

@@ -74,6 +74,31 @@ struct Ones {
   __device__ __forceinline__ int sum() const { return 2 * pairs + __popc(rest); }
 };
 
+// The tile of outputs that this block computes. Columns first: neighbouring blocks share
+// activations. Where waves of blocks would read all weights again and again, they go over a BAND of
+// rows of tiles together, column by column.
+template <class S>
+struct Tile {
+  static constexpr int BLOCKS_M =
+      (S::BATCH * S::OUT_H * S::OUT_W + S::BLOCK_M - 1) / S::BLOCK_M;
+  static constexpr int BLOCKS_N = (S::OUTPUTS / S::GROUPS + S::BLOCK_N - 1) / S::BLOCK_N;
+  int m, n;
+
+  __device__ __forceinline__ Tile() {
+    if constexpr (S::BAND == 1) {
+      n = blockIdx.x % BLOCKS_N;
+      m = blockIdx.x / BLOCKS_N;
+    } else {
+      const int first = blockIdx.x / (S::BAND * BLOCKS_N) * S::BAND;
+      const int at = blockIdx.x % (S::BAND * BLOCKS_N);
+      // The last band may have fewer rows.
+      const int height = BLOCKS_M % S::BAND == 0 ? S::BAND : min(S::BAND, BLOCKS_M - first);
+      n = at / height;
+      m = first + at % height;
+    }
+  }
+};
+
 template <class S>
 using Sums = int[Epilogue<S>::FRAGMENTS_M][Epilogue<S>::FRAGMENTS_N][4];
 
@@ -87,12 +112,12 @@ __device__ __forceinline__ Place sums_of_block(Sums<S> &acc, const uint8_t *__re
   constexpr int ITERATIONS = (Loader<S>::DEPTH + S::BLOCK_K - 1) / S::BLOCK_K;
   constexpr int STEPS = S::BLOCK_K / S::STEP_K / S::SLICES;
   constexpr int OUTPUTS = Epilogue<S>::OUTPUTS;
-  constexpr int BLOCKS_N = (OUTPUTS + S::BLOCK_N - 1) / S::BLOCK_N;
+  constexpr int BLOCKS_N = Tile<S>::BLOCKS_N;
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32 % WARPS;
   const int slice = S::SLICES > 1 ? threadIdx.x / 32 / WARPS : 0;
   const int warp_m = warp / WARPS_N, warp_n = warp % WARPS_N;
-  // Neighbouring blocks share activations: columns first.
-  const int block_n = blockIdx.x % BLOCKS_N, block_m = blockIdx.x / BLOCKS_N;
+  const Tile<S> own;
+  const int block_n = own.n, block_m = own.m;
   const int group = blockIdx.y;
 
   const Loader<S, true> loader(x, block_m, group, zero_point);

@@ -74,9 +74,9 @@ struct Team {
   __device__ __forceinline__ Team(uint8_t *shared, int number) {
     group_m = number / (S::BLOCK_N / S::WARP_N);
     group_n = number % (S::BLOCK_N / S::WARP_N);
-    // Neighbouring blocks share activations: columns first.
-    block_n = blockIdx.x % BLOCKS_N;
-    block_m = blockIdx.x / BLOCKS_N;
+    const Tile<S> own;
+    block_n = own.n;
+    block_m = own.m;
     group = blockIdx.y;
     xs = shared;
     ws = shared + S::STAGES * Shared<S>::X;

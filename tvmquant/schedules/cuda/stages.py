@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import replace
 
+from tvmquant.schedules.cuda.estimate import registers
 from tvmquant.schedules.cuda.geometry import (
     definition,
     flavours,
@@ -15,6 +16,7 @@ from tvmquant.schedules.cuda.geometry import (
     residual_argument,
 )
 from tvmquant.schedules.cuda.launch import Arguments, Launch
+from tvmquant.schedules.cuda.order import band_of
 from tvmquant.schedules.cuda.packed import layout_of
 from tvmquant.schedules.cuda.plan import OPERAND_BITS, SIZES, Plan
 from tvmquant.schedules.cuda.source import settings, with_headers
@@ -77,6 +79,7 @@ def _values(workload: Workload, plan: Plan, arch: Arch) -> dict[str, int]:
     return {
         **values,
         "PACKED": int(plan.packed),
+        "BAND": band_of(workload, plan, arch, registers(workload, plan, arch)),
         "BLOCK_K": plan.row_bytes,
         "STEP_K": plan.step * plan.element_bits // 8,
         "WIDE": int(arch.sm >= 80),

@@ -22,6 +22,7 @@ from tvmquant.schedules.cuda.geometry import (
     residual_argument,
 )
 from tvmquant.schedules.cuda.launch import Launch, program
+from tvmquant.schedules.cuda.order import band_of
 from tvmquant.schedules.cuda.source import settings, with_headers
 from tvmquant.schedules.cuda.tiles import outputs_of, rows_of, vector_of
 from tvmquant.schedules.cuda.warpgroup_packing import pack_warpgroup_weights
@@ -100,6 +101,7 @@ class WarpgroupKernel(FusedKernel):
             "PRODUCERS": p.producers,
             **dict(zip(("REGISTERS_LEFT", "REGISTERS"), moved_registers(w, p))),
             "SLICES": 1,
+            "BAND": band_of(w, p, self.arch, warpgroup_registers(w, p)),
             "W_BITS": p.w_bits,
             "IN_REGISTERS": int(p.source == "registers"),
             "VECTOR": vector_of(w, p),
