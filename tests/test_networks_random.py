@@ -140,7 +140,7 @@ def networks(draw):
 
 
 @settings(
-    max_examples=40,
+    max_examples=25,
     deadline=None,
     suppress_health_check=list(HealthCheck),
     # Every step of shrinking compiles a network.

@@ -180,11 +180,9 @@ def test_python_on_the_pi_loads_bundles_and_refuses_others(
     assert features == "neon" and "this processor lacks dotprod" in said
 
 
-# The other precisions take minutes and run on the network of the demo anyway.
-@pytest.mark.parametrize(
-    "precision",
-    [p if p == "w8a8" else pytest.param(p, marks=pytest.mark.slow) for p in PRECISIONS],
-)
+# They take minutes; the network of the demo runs at every precision above.
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", PRECISIONS)
 def test_efficientnet_lite0(pi, tmp_path, precision):
     if not LITE0.is_file():
         pytest.skip("the shared EfficientNet-Lite0 is not beside this checkout")

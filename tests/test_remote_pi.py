@@ -48,7 +48,7 @@ def demo(target, bits):
         return tvmquant.compile(path, target=target, bits=bits)
 
 
-@pytest.mark.parametrize("bits", ["w8a8", "w4a8"])
+@pytest.mark.parametrize("bits", [pytest.param("w8a8", marks=pytest.mark.slow), "w4a8"])
 def test_a_pi_computes_what_the_host_does(pi_server, bits):
     away, here = demo("rpi4", bits), demo("host", bits)
     x = np.random.default_rng(1).standard_normal(here.inputs[0].shape).astype(np.float32)

@@ -58,7 +58,7 @@ def layers(draw):
     return replace(workload, x_bits=x_bits, w_bits=w_bits, requantize=flavour), arch, product
 
 
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=6, deadline=None)
 @given(layers(), st.integers(0, 10**6), st.integers(0, 99))
 def test_layers_of_any_shape(tmp_path_factory, layer, choice, seed):
     kernel = packed_kernel(*layer, choice)

@@ -42,7 +42,7 @@ def layers(draw):
     return workload, draw(st.sampled_from(["sm_75", "sm_80", "sm_90"]))
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(layers(), st.integers(0, 10**6), st.integers(0, 99), st.booleans())
 def test_layers_of_any_shape_at_any_tile(tmp_path_factory, layer, choice, seed, added):
     workload, arch = layer

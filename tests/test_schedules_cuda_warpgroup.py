@@ -66,7 +66,7 @@ def cover(kernel):
         yield config
 
 
-@pytest.mark.parametrize("w_bits", [8, 4])
+@pytest.mark.parametrize("w_bits", [pytest.param(8, marks=pytest.mark.slow), 4])
 def test_every_kind_of_tile_computes_the_same(w_bits, tmp_path):
     layer = replace(conv((1, 15, 20, 32), 136, (2, 2)), w_bits=w_bits)
     kernel = warpgroup_kernel(layer, HOPPER)

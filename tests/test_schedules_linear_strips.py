@@ -128,7 +128,7 @@ def padded(draw):
 
 
 @on_every_device
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=12, deadline=None)
 @given(
     workload=padded(), rows=st.integers(1, 3), columns=st.integers(1, 8), seed=st.integers(0, 99)
 )

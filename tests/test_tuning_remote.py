@@ -81,6 +81,7 @@ def test_one_of_two_boards_is_killed_in_the_middle():
         assert "session with" in first.output and "session with" in second.output
 
 
+@pytest.mark.slow
 def test_with_no_board_left_the_database_stays(tmp_path):
     database = Database(tmp_path / "db.jsonl")
     with serving() as server:
@@ -110,7 +111,7 @@ def test_a_hanging_board_is_dropped():
 
 def test_a_board_that_talks_nonsense_is_left_out():
     with pretender(lambda link, _: link.sendall(b"\xff" * 64)) as nonsense, serving() as good:
-        fleet = Fleet((Address.of(nonsense), Address.of(good.address)), timeout=12)
+        fleet = Fleet((Address.of(nonsense), Address.of(good.address)), timeout=8)
         with pytest.warns(RemoteTuningWarning, match=nonsense):
             report = tune(fleet, Database())
     assert report.measured == 6 and report.failed == 0
