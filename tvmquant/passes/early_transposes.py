@@ -14,17 +14,9 @@ from tvm import relax
 
 from tvmquant.graph import Builder, Graph, name_of, rewrite
 from tvmquant.ops.integer import ints, shape_of
+from tvmquant.passes.layout_rules import resized
 
 _TO_FIRST = [0, 3, 1, 2]
-_RESIZE_ATTRS = (
-    "method",
-    "coordinate_transformation_mode",
-    "rounding_method",
-    "cubic_alpha",
-    "cubic_exclude",
-    "extrapolation_value",
-    "out_dtype",
-)
 # Elementwise operators of one tensor that may stand between the resize and the transposition.
 _BETWEEN = {"sigmoid", "nn.relu", "clip", "tanh", "exp", "nn.silu", "nn.gelu"}
 
@@ -76,10 +68,8 @@ def _moved(builder: Builder, value: relax.Call, depth: int) -> relax.Expr:
         value = builder.value(value.args[0])
         calls.append(value)
     *between, resize = calls
-    attrs: dict[str, Any] = {key: resize.attrs[key] for key in _RESIZE_ATTRS}
-    attrs["roi"] = [float(getattr(v, "value", v)) for v in resize.attrs["roi"]]
     small = builder.emit(relax.op.permute_dims(resize.args[0], _TO_FIRST), "nchw")
-    y = relax.op.image.resize2d(small, resize.args[1], layout="NCHW", **attrs)
+    y = resized(resize, small, "NCHW")
     for call in reversed(between):
         y = relax.Call(call.op, [builder.emit(y, "nchw"), *call.args[1:]], call.attrs)
     return y

@@ -96,9 +96,14 @@ def _pool(names: Names, builder: Builder, call: relax.Call) -> Any:
 def _resize(names: Names, builder: Builder, call: relax.Call) -> Any:
     if str(call.attrs["layout"]) != "NCHW":
         return None
+    return resized(call, names.last[call.args[0]], "NHWC")
+
+
+def resized(call: relax.Call, image: relax.Expr, layout: str) -> relax.Call:
+    """The same resize of an image in another layout."""
     attrs: dict[str, Any] = {key: call.attrs[key] for key in _RESIZE_ATTRS}
     attrs["roi"] = [float(getattr(v, "value", v)) for v in call.attrs["roi"]]
-    return relax.op.image.resize2d(names.last[call.args[0]], call.args[1], layout="NHWC", **attrs)
+    return relax.op.image.resize2d(image, call.args[1], layout=layout, **attrs)
 
 
 def _pad(names: Names, builder: Builder, call: relax.Call) -> Any:
@@ -172,13 +177,13 @@ def _same_order(kept: list[int]) -> bool:
 
 
 _RESIZE_ATTRS = (
-    "roi",
     "method",
     "coordinate_transformation_mode",
     "rounding_method",
     "cubic_alpha",
     "cubic_exclude",
     "extrapolation_value",
+    "out_dtype",
 )
 # Of operators that have a channels-last input.
 FOLLOWING: dict[str, Callable[[Names, Builder, relax.Call], Any]] = {

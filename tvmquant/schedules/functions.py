@@ -7,9 +7,17 @@ from typing import Any
 
 from tvm.tirx.script import builder as T
 
-from tvmquant.schedules.linear.epilogue import PARAM_DTYPES
 from tvmquant.schedules.linear.tir import Expr, i64
 from tvmquant.schedules.workload import Workload
+
+# dtypes of the constant arrays of every flavour, in the order of ``make_requantize_params``.
+PARAM_DTYPES: dict[str, tuple[str, ...]] = {
+    "float": ("float32",),
+    "dequantize": ("float32",),
+    "fixed_point": ("int32", "int32"),
+    "power_of_two": ("int32",),
+    "none": (),
+}
 
 
 def argument(name: str, shape: tuple[int, ...], dtype: str) -> Expr:

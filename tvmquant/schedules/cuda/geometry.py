@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from tvmquant.schedules.depthwise.epilogue import PARAM_DTYPES
+from tvmquant.schedules.functions import PARAM_DTYPES
 from tvmquant.schedules.workload import Workload
 
 C_TYPES = {"uint8": "uint8_t", "int8": "int8_t", "int32": "int", "float32": "float"}

@@ -21,7 +21,7 @@ from tvmquant.schedules.cuda.geometry import (
 )
 from tvmquant.schedules.cuda.launch import Launch
 from tvmquant.schedules.cuda.source import settings, with_headers
-from tvmquant.schedules.depthwise.epilogue import PARAM_DTYPES
+from tvmquant.schedules.functions import PARAM_DTYPES
 from tvmquant.schedules.emitted import EmittedKernel, FusedKernel
 from tvmquant.schedules.workload import Workload
 

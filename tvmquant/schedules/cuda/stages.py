@@ -29,7 +29,7 @@ from tvmquant.schedules.cuda.tiles import (
     slots_of,
     vector_of,
 )
-from tvmquant.schedules.depthwise.epilogue import PARAM_DTYPES
+from tvmquant.schedules.functions import PARAM_DTYPES
 from tvmquant.schedules.workload import Workload
 from tvmquant.targets.cuda import Arch
 

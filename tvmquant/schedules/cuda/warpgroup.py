@@ -36,7 +36,7 @@ from tvmquant.schedules.cuda.warpgroup_plan import (
     warpgroup_plans,
     warpgroup_registers,
 )
-from tvmquant.schedules.depthwise.epilogue import PARAM_DTYPES
+from tvmquant.schedules.functions import PARAM_DTYPES
 from tvmquant.schedules.emitted import FusedKernel
 from tvmquant.schedules.space import Config, ConfigError
 from tvmquant.schedules.workload import Workload

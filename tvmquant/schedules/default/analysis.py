@@ -176,3 +176,15 @@ def leaf_blocks(sch: s_tir.Schedule) -> list[Any]:
 def largest_divisor(value: int, limit: int) -> int:
     """Largest divisor of ``value`` that does not exceed ``limit``."""
     return next(d for d in range(min(value, limit), 0, -1) if value % d == 0)
+
+
+def epilogue_of(nest: Nest) -> Any | None:
+    """The elementwise block that alone reads the result, element by element."""
+    consumers = nest.sch.get_consumers(nest.block)
+    if len(consumers) != 1 or nest.store is None:
+        return None
+    consumer = nest_of(nest.sch, consumers[0])
+    if consumer is None or consumer.reduction or consumer.store is None:
+        return None
+    shape = [int(dim) for dim in nest.store.buffer.shape]
+    return consumers[0] if [axis.extent for axis in consumer.axes] == shape else None

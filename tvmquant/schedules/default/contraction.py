@@ -6,7 +6,7 @@ from typing import Any
 
 from tvm import s_tir, tirx
 
-from tvmquant.schedules.default.analysis import Nest, nest_of
+from tvmquant.schedules.default.analysis import Nest, epilogue_of
 from tvmquant.schedules.default.layout import move_last, pack_operand, packable
 from tvmquant.schedules.default.parallel import parallelize
 from tvmquant.schedules.default.tiles import (
@@ -56,7 +56,7 @@ def _tiled(nest: Nest, tile: Tile, cores: int) -> str:
     sch, block = nest.sch, nest.block
     if tile.packed:
         pack_operand(nest, tile.operand, tile.lane, cores)
-    epilogue = _epilogue(nest)
+    epilogue = epilogue_of(nest)
     if epilogue is None:
         epilogue = sch.cache_write(block, 0, "local")
     else:
@@ -89,18 +89,6 @@ def _keep_in_registers(sch: s_tir.Schedule, block: Any, depth: int) -> None:
     sch.vectorize(lanes)
     for loop in unrolled:
         sch.unroll(loop)
-
-
-def _epilogue(nest: Nest) -> Any | None:
-    """The elementwise block that alone reads the sums, element by element."""
-    consumers = nest.sch.get_consumers(nest.block)
-    if len(consumers) != 1:
-        return None
-    consumer = nest_of(nest.sch, consumers[0])
-    if consumer is None or consumer.reduction or consumer.store is None:
-        return None
-    shape = [int(dim) for dim in nest.store.buffer.shape]
-    return consumers[0] if [axis.extent for axis in consumer.axes] == shape else None
 
 
 def _streamed(nest: Nest, nanoseconds: float, cores: int) -> str:

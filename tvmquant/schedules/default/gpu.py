@@ -10,7 +10,13 @@ from tvm import s_tir, tirx
 from tvm.s_tir import dlight
 
 from tvmquant.errors import TvmQuantError
-from tvmquant.schedules.default.analysis import Nest, largest_divisor, leaf_blocks, nest_of
+from tvmquant.schedules.default.analysis import (
+    Nest,
+    epilogue_of,
+    largest_divisor,
+    leaf_blocks,
+    nest_of,
+)
 from tvmquant.schedules.default.gpu_rows import schedule_rows
 from tvmquant.schedules.default.inline import inline_for_gpu
 from tvmquant.schedules.default.threads import all_on_device
@@ -121,7 +127,7 @@ def _reduce(nest: Nest) -> str:
 def _reduce_alone(nest: Nest) -> str:
     """A thread an output, summed in a register where the block has one output."""
     sch, block = nest.sch, nest.block
-    epilogue = _epilogue(nest)
+    epilogue = epilogue_of(nest)
     local = epilogue
     if epilogue is not None:
         sch.set_scope(block, 0, "local")
@@ -140,7 +146,7 @@ def _reduce_alone(nest: Nest) -> str:
 def _reduce_together(nest: Nest, length: int) -> str:
     """Threads share a sum: its terms if they are neighbours, else every so many of them."""
     sch, block = nest.sch, nest.block
-    epilogue = _epilogue(nest)
+    epilogue = epilogue_of(nest)
     along = _contiguous(nest)
     beside = along is not None and not along.reduce
     spatial = [axis.loop for axis in nest.spatial if not beside or axis is not along]
@@ -181,18 +187,6 @@ def _contiguous(nest: Nest) -> Any:
 
 def _power_of_two(value: int) -> int:
     return 1 << max(0, value.bit_length() - 1)
-
-
-def _epilogue(nest: Nest) -> Any | None:
-    """The elementwise block that alone reads the result, element by element."""
-    consumers = nest.sch.get_consumers(nest.block)
-    if len(consumers) != 1 or nest.store is None:
-        return None
-    consumer = nest_of(nest.sch, consumers[0])
-    if consumer is None or consumer.reduction or consumer.store is None:
-        return None
-    shape = [int(dim) for dim in nest.store.buffer.shape]
-    return consumers[0] if [axis.extent for axis in consumer.axes] == shape else None
 
 
 _ATTEMPTS = (schedule_rows, _schedule_blocks, _schedule_as_tvm)

@@ -14,15 +14,6 @@ from tvm import tirx
 from tvmquant.schedules.linear.tir import broadcast, cast, splat
 
 Expr = Any
-
-# dtypes of the constant arrays of every flavour, in the order of ``make_requantize_params``.
-PARAM_DTYPES: dict[str, tuple[str, ...]] = {
-    "float": ("float32",),
-    "dequantize": ("float32",),
-    "fixed_point": ("int32", "int32"),
-    "power_of_two": ("int32",),
-    "none": (),
-}
 # Beyond this every shifted accumulator saturates, and 2**14 << 16 still fits int32.
 _SHIFT_LIMIT = 1 << 14
 

@@ -38,14 +38,6 @@ _PACKUSWB = {
     4: "llvm.x86.sse2.packuswb.128",
 }
 
-PARAM_DTYPES = {
-    "float": ("float32",),
-    "dequantize": ("float32",),
-    "fixed_point": ("int32", "int32"),
-    "power_of_two": ("int32",),
-    "none": (),
-}
-
 
 @dataclass
 class Epilogue:
